@@ -1,0 +1,183 @@
+"""The wire between the API process and the engine's plugin. Version 1.
+
+One EngineCore utility call carries one encoded ``Command`` and returns one encoded reply (or an
+encoded ``Failure``). Structs are tagged and forbid unknown fields, so that two versions that do
+not fit fail loudly instead of half-understanding each other.
+"""
+
+import msgspec
+
+from cache_tiers.types import MissReason, SessionKey, Tier
+
+VERSION = 1
+
+
+class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of everything on the wire."""
+
+
+# --- what the engine says of one request ---------------------------------------------------------
+
+
+class Miss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run of prompt tokens that was computed, and why."""
+
+    reason: MissReason
+    at_token: int
+    tokens: int
+
+
+class KvReport(_Wire):
+    """What one request reused. All counts in tokens of its prompt.
+
+    ``device + dram + ssd + computed == prompt``. ``ssd`` counts what was on SSD when the request
+    (or a prefetch for it) asked; ``prefetched`` is the part of ``ssd`` whose bytes were already in
+    DRAM, put there by a prefetch.
+    """
+
+    prompt: int
+    computed: int
+    device: int = 0
+    dram: int = 0
+    ssd: int = 0
+    prefetched: int = 0
+    bytes_loaded: int = 0
+    load_ms: float = 0.0
+    misses: tuple[Miss, ...] = ()
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+class GetInfo(_Wire):
+    """Ask for ``EngineInfo``."""
+
+
+class GetStatus(_Wire):
+    """Ask for a session's ``SessionKv``."""
+
+    session: SessionKey
+
+
+class Park(_Wire):
+    """Complete the SSD copy of a session, then free its device blocks and DRAM chunks that no
+    other session holds. Replied to with ``SessionKv`` when the copy is complete."""
+
+    session: SessionKey
+
+
+class Prefetch(_Wire):
+    """Bring a session's chunks up to ``tier`` (dram here; device is done by a request)."""
+
+    session: SessionKey
+    tier: Tier = Tier.DRAM
+    deadline_ms: int = 10_000
+
+
+class Drop(_Wire):
+    """Forget a session; chunks that no other session holds leave every tier."""
+
+    session: SessionKey
+
+
+class ListSessions(_Wire):
+    """Ask for ``SessionList``."""
+
+
+class TakeReport(_Wire):
+    """Ask for the ``KvReport`` of a request whose final output did not carry one."""
+
+    request_id: str
+
+
+class Flush(_Wire):
+    """Wait until every chunk on its way to the SSD is there."""
+
+
+Command = GetInfo | GetStatus | Park | Prefetch | Drop | ListSessions | TakeReport | Flush
+
+
+# --- replies -------------------------------------------------------------------------------------
+
+
+class EngineInfo(_Wire):
+    """Facts that do not change while the engine runs."""
+
+    fingerprint: str
+    tokens_per_chunk: int
+    chunk_bytes: int
+    dram_chunks: int
+    ssd_enabled: bool
+    version: int = VERSION
+
+
+class SessionKv(_Wire):
+    """Where a session's chunks are, in tokens and bytes. A chunk in two tiers counts in both."""
+
+    session: SessionKey
+    known: bool
+    tokens: int = 0
+    tokens_by_tier: dict[Tier, int] = {}
+    bytes_by_tier: dict[Tier, int] = {}
+    ssd_complete: bool = False
+    """Whether every chunk of the session is on SSD."""
+
+
+class Prefetched(_Wire):
+    """How a prefetch ended."""
+
+    session: SessionKey
+    tokens: int
+    complete: bool
+
+
+class Dropped(_Wire):
+    """What a drop freed."""
+
+    session: SessionKey
+    known: bool
+    chunks: int = 0
+    bytes: int = 0
+
+
+class SessionList(_Wire):
+    """Every session of which the engine holds at least one chunk in some tier."""
+
+    sessions: list[SessionKv]
+
+
+class Report(_Wire):
+    """The report asked for, or None when the request is not known (any more)."""
+
+    report: KvReport | None
+
+
+class Done(_Wire):
+    """A command without a result is done."""
+
+
+class Failure(_Wire):
+    """The command could not be carried out; ``message`` is for the operator's log."""
+
+    message: str
+
+
+Reply = EngineInfo | SessionKv | Prefetched | Dropped | SessionList | Report | Done | Failure
+
+_commands = msgspec.msgpack.Decoder(Command)
+_replies = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Command | Reply) -> bytes:
+    """Either direction, to bytes."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_command(data: bytes) -> Command:
+    """Raises ``msgspec.ValidationError`` for what is not a command of this version."""
+    return _commands.decode(data)
+
+
+def decode_reply(data: bytes) -> Reply:
+    """Raises ``msgspec.ValidationError`` for what is not a reply of this version."""
+    return _replies.decode(data)
