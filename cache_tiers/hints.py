@@ -5,6 +5,8 @@ encoded ``Failure``). Structs are tagged and forbid unknown fields, so that two 
 not fit fail loudly instead of half-understanding each other.
 """
 
+from typing import cast
+
 import msgspec
 
 from cache_tiers.types import MissReason, SessionKey, Tier
@@ -27,7 +29,7 @@ class Miss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
 
 
-class KvReport(_Wire):
+class KvReport(_Wire, frozen=True):
     """What one request reused. All counts in tokens of its prompt.
 
     ``device + dram + ssd + computed == prompt``. ``ssd`` counts what was on SSD when the request
@@ -49,24 +51,24 @@ class KvReport(_Wire):
 # --- commands ------------------------------------------------------------------------------------
 
 
-class GetInfo(_Wire):
+class GetInfo(_Wire, frozen=True):
     """Ask for ``EngineInfo``."""
 
 
-class GetStatus(_Wire):
+class GetStatus(_Wire, frozen=True):
     """Ask for a session's ``SessionKv``."""
 
     session: SessionKey
 
 
-class Park(_Wire):
+class Park(_Wire, frozen=True):
     """Complete the SSD copy of a session, then free its device blocks and DRAM chunks that no
     other session holds. Replied to with ``SessionKv`` when the copy is complete."""
 
     session: SessionKey
 
 
-class Prefetch(_Wire):
+class Prefetch(_Wire, frozen=True):
     """Bring a session's chunks up to ``tier`` (dram here; device is done by a request)."""
 
     session: SessionKey
@@ -74,23 +76,23 @@ class Prefetch(_Wire):
     deadline_ms: int = 10_000
 
 
-class Drop(_Wire):
+class Drop(_Wire, frozen=True):
     """Forget a session; chunks that no other session holds leave every tier."""
 
     session: SessionKey
 
 
-class ListSessions(_Wire):
+class ListSessions(_Wire, frozen=True):
     """Ask for ``SessionList``."""
 
 
-class TakeReport(_Wire):
+class TakeReport(_Wire, frozen=True):
     """Ask for the ``KvReport`` of a request whose final output did not carry one."""
 
     request_id: str
 
 
-class Flush(_Wire):
+class Flush(_Wire, frozen=True):
     """Wait until every chunk on its way to the SSD is there."""
 
 
@@ -100,7 +102,7 @@ Command = GetInfo | GetStatus | Park | Prefetch | Drop | ListSessions | TakeRepo
 # --- replies -------------------------------------------------------------------------------------
 
 
-class EngineInfo(_Wire):
+class EngineInfo(_Wire, frozen=True):
     """Facts that do not change while the engine runs."""
 
     fingerprint: str
@@ -111,7 +113,7 @@ class EngineInfo(_Wire):
     version: int = VERSION
 
 
-class SessionKv(_Wire):
+class SessionKv(_Wire, frozen=True):
     """Where a session's chunks are, in tokens and bytes. A chunk in two tiers counts in both."""
 
     session: SessionKey
@@ -123,7 +125,7 @@ class SessionKv(_Wire):
     """Whether every chunk of the session is on SSD."""
 
 
-class Prefetched(_Wire):
+class Prefetched(_Wire, frozen=True):
     """How a prefetch ended."""
 
     session: SessionKey
@@ -131,7 +133,7 @@ class Prefetched(_Wire):
     complete: bool
 
 
-class Dropped(_Wire):
+class Dropped(_Wire, frozen=True):
     """What a drop freed."""
 
     session: SessionKey
@@ -140,23 +142,23 @@ class Dropped(_Wire):
     bytes: int = 0
 
 
-class SessionList(_Wire):
+class SessionList(_Wire, frozen=True):
     """Every session of which the engine holds at least one chunk in some tier."""
 
     sessions: list[SessionKv]
 
 
-class Report(_Wire):
+class Report(_Wire, frozen=True):
     """The report asked for, or None when the request is not known (any more)."""
 
     report: KvReport | None
 
 
-class Done(_Wire):
+class Done(_Wire, frozen=True):
     """A command without a result is done."""
 
 
-class Failure(_Wire):
+class Failure(_Wire, frozen=True):
     """The command could not be carried out; ``message`` is for the operator's log."""
 
     message: str
@@ -175,9 +177,9 @@ def encode(message: Command | Reply) -> bytes:
 
 def decode_command(data: bytes) -> Command:
     """Raises ``msgspec.ValidationError`` for what is not a command of this version."""
-    return _commands.decode(data)
+    return cast(Command, _commands.decode(data))
 
 
 def decode_reply(data: bytes) -> Reply:
     """Raises ``msgspec.ValidationError`` for what is not a reply of this version."""
-    return _replies.decode(data)
+    return cast(Reply, _replies.decode(data))

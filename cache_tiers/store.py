@@ -19,7 +19,7 @@ method               thread                   may it block on I/O?
 Errors::
 
     StoreError            the root; only constructors raise it
-    └── StoreUnusable     the folder cannot be used at all (not a folder, permission, foreign format)
+    └── StoreUnusable     the folder cannot be used: not a folder, no permission, foreign format
 """
 
 from collections.abc import Iterable, Sequence
