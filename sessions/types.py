@@ -12,6 +12,9 @@ Errors::
     SessionError                  the root
     ├── SessionNotFound           no such session for this tenant (another tenant's included)
     ├── SessionBusy               the operation needs a session with no running turn
+    ├── InvalidSessionId          the client chose an id that cannot name a session
+    ├── InvalidCursor             a page was asked for with a cursor that no page gave
+    ├── StateUnavailable          the database failed; the request can be served without a session
     └── IllegalTransition         a bug: a state change that the table does not have
 """
 
@@ -31,6 +34,18 @@ class SessionNotFound(SessionError):
 
 class SessionBusy(SessionError):
     """The session has a running turn."""
+
+
+class InvalidSessionId(SessionError):
+    """The session id cannot be used; the message says what an id looks like."""
+
+
+class InvalidCursor(SessionError):
+    """The cursor is not one that a page gave."""
+
+
+class StateUnavailable(SessionError):
+    """The session database cannot be used now."""
 
 
 class IllegalTransition(SessionError):
@@ -83,11 +98,37 @@ class Session:
     created_at: datetime
     last_active_at: datetime
     turns: int
-    """Turns ended so far; the next one has this number plus one."""
+    """Turns ended so far, aborted ones included."""
     tokens: int
-    """Prompt and output tokens of the last turn: the length of the conversation."""
+    """Prompt and output tokens of the last answered turn: the length of the conversation."""
     fingerprint: str
-    """Of the engine that served the last turn; empty before the first."""
+    """Of the engine that served the last answered turn; empty before the first."""
+    running: int
+    """Turns that began and have not ended; the next turn's number is ``turns + running + 1``.
+    Above zero exactly while the session is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class BegunTurn:
+    """A running turn: what ``begin_turn`` gives and ``end_turn`` takes."""
+
+    tenant: str
+    session_id: str
+    number: int
+    """From 1, without gaps; no other turn of the session has it."""
+    started_at: datetime
+    previous: Session | None
+    """The session as the turn found it; None when the turn created it."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this turn created its session."""
+        return self.previous is None
+
+
+ABORTED = "abort"
+"""The finish reason of a turn that ended without an answer: the client left, the engine failed, or
+the process died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +143,6 @@ class Turn:
     prompt_tokens: int
     output_tokens: int
     finish_reason: str | None
+    """As the engine said it; ``ABORTED`` when the turn has no answer."""
     receipt: dict[str, Any]
-    """As sent to the client: DESIGN's JSON."""
+    """As sent to the client; empty when the turn was aborted."""

@@ -1,0 +1,87 @@
+"""Pages of a listing. A cursor names the last item seen, so that items which come or go between
+two pages neither repeat nor hide others."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from sessions.identity import is_session_id
+from sessions.types import InvalidCursor, Session, Turn
+
+MAX_PAGE = 100
+"""Items on one page at most; a larger limit is cut to it."""
+
+_MAX_CURSOR = 512
+_UNKNOWN = "The cursor is not one that this listing gave."
+_MAX_NUMBER = 2**31 - 1
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items, and where the next page starts."""
+
+    items: tuple[Item, ...]
+    next: str | None
+    """Cursor of the next page; None on the last."""
+
+    @classmethod
+    def of(cls, found: Sequence[Item], size: int, cursor: Callable[[Item], str]) -> "Page[Item]":
+        """The first ``size`` of ``found``, which has one more when there is a next page."""
+        items = tuple(found[:size])
+        return cls(items, cursor(items[-1]) if len(found) > size else None)
+
+
+def page_size(limit: int) -> int:
+    """``limit`` within 1 and ``MAX_PAGE``."""
+    return min(max(limit, 1), MAX_PAGE)
+
+
+def session_cursor(session: Session) -> str:
+    """The place after ``session``."""
+    return _encode(f"{session.created_at.isoformat()} {session.id}")
+
+
+def turn_cursor(turn: Turn) -> str:
+    """The place after ``turn``."""
+    return _encode(str(turn.number))
+
+
+def after_session(cursor: str) -> tuple[datetime, str]:
+    """Creation time and id of the last session seen. Raises InvalidCursor."""
+    created, _, session_id = _decode(cursor).partition(" ")
+    try:
+        created_at = datetime.fromisoformat(created)
+    except ValueError:
+        raise InvalidCursor(_UNKNOWN) from None
+    # The first and the last year may leave the calendar when moved to another time zone.
+    in_calendar = created_at.tzinfo is not None and 1 < created_at.year < 9999
+    if not in_calendar or not is_session_id(session_id):
+        raise InvalidCursor(_UNKNOWN)
+    return created_at, session_id
+
+
+def before_turn(cursor: str) -> int:
+    """Number of the last turn seen. Raises InvalidCursor."""
+    text = _decode(cursor)
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_NUMBER:
+        raise InvalidCursor(_UNKNOWN)
+    return int(text)
+
+
+def _encode(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode("ascii")).decode("ascii").rstrip("=")
+
+
+def _decode(cursor: str) -> str:
+    if len(cursor) <= _MAX_CURSOR:
+        try:
+            padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+            return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        except (UnicodeError, binascii.Error):
+            pass
+    raise InvalidCursor(_UNKNOWN)

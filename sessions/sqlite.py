@@ -1,0 +1,72 @@
+"""Everything that only SQLite needs: its pragmas, its transactions, its files.
+
+Another database gets a module like this one, and a line in ``database.py``.
+"""
+
+import os
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+WAIT_S = 5.0
+"""How long a transaction waits for its turn: within this process, and again for another's lock."""
+
+_PRAGMAS = (
+    # Waiting comes first: switching to WAL may itself meet another process's lock.
+    f"PRAGMA busy_timeout = {int(WAIT_S * 1000)}",
+    "PRAGMA journal_mode = WAL",
+    # With WAL, a killed process loses nothing; a power cut loses the last commits, never order.
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA foreign_keys = ON",
+)
+
+
+def create_engine(url: URL) -> AsyncEngine:
+    """An engine of one connection on ``url`` (``sqlite:///path``); opens it at first use.
+
+    One connection, because SQLite has one writer: tasks queue for it in order, where several
+    connections would poll each other's locks. Raises OSError when the file cannot be made.
+    """
+    if url.database and url.database != ":memory:":
+        _make_private(Path(url.database))
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite"),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=WAIT_S,
+        hide_parameters=True,
+    )
+    event.listen(engine.sync_engine, "connect", _prepare)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # Python's driver would otherwise begin transactions late, and none around DDL or a SELECT.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # Taking the lock at once: a transaction that reads first and then finds the database locked
+    # cannot wait, only fail.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _make_private(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        # By name, not through a descriptor: closing one would release this process's locks.
+        path.chmod(0o600)
+    for side_file in (path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        if side_file.exists():
+            side_file.chmod(0o600)
