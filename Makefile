@@ -1,0 +1,46 @@
+# What one does with Valet. Needs python3 (3.11 or later); everything else goes into .venv.
+
+ENGINE ?= cpu
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help serve doctor test check lock bench-resume bench-overhead clean install install-dev
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
+
+serve: install  ## Install what is needed and serve (PORT, VALET_…; ENGINE=cuda for GPUs)
+	@exec $(VENV_PYTHON) -m app serve
+
+doctor: install  ## Check this machine against the settings
+	@$(VENV_PYTHON) -m app doctor
+
+test: install-dev  ## All tests but the benchmarks
+	$(VENV_PYTHON) -m pytest tests --ignore=tests/benchmarks
+
+check: install-dev  ## Lint, format, types, imports between packages, unit tests
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m ruff format --check
+	$(VENV_PYTHON) -m mypy
+	.venv/bin/lint-imports
+	$(VENV_PYTHON) -m pytest tests/unit
+
+bench-resume: install  ## How fast a parked session comes back
+	$(VENV_PYTHON) -m load.bench_resume
+
+bench-overhead: install  ## What Valet costs beside the bare engine
+	$(VENV_PYTHON) -m load.bench_overhead
+
+lock: install  ## Resolve requirements/*.in again
+	$(VENV_PYTHON) requirements/lock.py
+
+clean:  ## Remove what these commands made here (not VALET_HOME)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache
+
+install:
+	@$(PYTHON) requirements/install.py $(ENGINE)
+
+install-dev:
+	@$(PYTHON) requirements/install.py $(ENGINE) dev
