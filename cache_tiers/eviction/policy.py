@@ -1,0 +1,27 @@
+"""The question a store asks when it needs room: which of these goes first?"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that can be evicted whole: a segment, or another fingerprint's folder."""
+
+    id: int
+    """The asker's name for it; means nothing to a policy."""
+    bytes: int
+    """Room gained by evicting it."""
+    last_used: float
+    """Seconds of the store's clock at the latest read or write of any of its chunks."""
+    chunks: int
+    """Chunks lost by evicting it."""
+
+
+class EvictionPolicy(Protocol):
+    """Pure: the same candidates give the same answer, on any thread."""
+
+    def choose(self, candidates: Iterable[Candidate]) -> Candidate | None:
+        """The one to evict first; None only when there is no candidate."""
+        ...
