@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sessions.models import sessions, turns
+from sessions.sqlite import insert_new
 from sessions.types import ABORTED, BegunTurn, Session, SessionState, Turn
 
 _KEYS_A_QUERY = 500
@@ -38,12 +38,8 @@ class SessionRepository:
 
     async def add(self, session: Session) -> bool:
         """Store a new session; False when its name is taken, perhaps by a concurrent unit."""
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(insert(sessions).values(asdict(session)))
-        except IntegrityError:
-            return False
-        return True
+        result = await self._connection.execute(insert_new(sessions).values(asdict(session)))
+        return result.rowcount == 1
 
     async def save(self, session: Session) -> None:
         """Store the session's new values; its row exists and is locked."""

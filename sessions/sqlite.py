@@ -1,12 +1,13 @@
-"""Everything that only SQLite needs: its pragmas, its transactions, its files.
+"""Everything that is SQLite's own: its pragmas, its transactions, its files, its one statement.
 
-Another database gets a module like this one, and a line in ``database.py``.
+Another database gets a module like this one, and ``database.py`` chooses.
 """
 
 import os
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Table, event
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -43,6 +44,12 @@ def create_engine(url: URL) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+def insert_new(table: Table) -> Insert:
+    """An INSERT that leaves an existing row of the same key alone. SQL has no common form of it;
+    PostgreSQL's has the same name in SQLAlchemy."""
+    return insert(table).on_conflict_do_nothing()
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
