@@ -14,7 +14,7 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ DEFAULT_MODEL_MAX_LEN = 8192
 
 _KIB = 1024
 _UNITS = {"b": 1, "kib": _KIB, "mib": _KIB**2, "gib": _KIB**3, "tib": _KIB**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]iB|B)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]iB|B)", re.IGNORECASE)
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _SQLITE = "sqlite+aiosqlite:///"
 
@@ -185,9 +185,10 @@ def _names() -> list[str]:
     return [f.name for f in fields(Settings)]
 
 
-def _nearest(name: str, known: Mapping[str, str] | list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"; the nearest one is {near[0]}"
+def _nearest(name: str, known: Iterable[str]) -> str:
+    by_lower = {known_name.lower(): known_name for known_name in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    return f"; the nearest one is {by_lower[near[0]]}"
 
 
 # --- what a value may be: text → value, or a ValueError that says what is expected ---------------

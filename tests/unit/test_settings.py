@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, load_settings
+
+HOME = {"HOME": "/home/ada"}
+
+
+def load(cwd: Path, **environ: str) -> Settings:
+    return load_settings(HOME | environ, cwd)
+
+
+def problem(cwd: Path, **environ: str) -> str:
+    with pytest.raises(SettingsError) as raised:
+        load(cwd, **environ)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_need_nothing(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.home == Path("/home/ada/.local/share/valet")
+    assert settings.store_dir == settings.home / "store"
+    assert settings.models_dir == settings.home / "models"
+    assert settings.secret_file == settings.home / "secret"
+    assert settings.database_path == settings.home / "valet.db"
+    assert (settings.device_kv, settings.dram, settings.ssd) == (2**30, 2**29, 2**33)
+    assert (settings.model, settings.served_model_name) == ("", "SmolLM2-135M-Instruct")
+    assert settings.max_model_len == 8192
+    assert settings.block_size is None
+    assert settings.api_keys == ()
+
+
+def test_environment_wins_over_file(tmp_path: Path) -> None:
+    (tmp_path / "valet.toml").write_text('port = 1111\nssd = "2GiB"\ndrain_s = 1.5')
+    settings = load(tmp_path, VALET_PORT="2222")
+    assert (settings.port, settings.ssd, settings.drain_s) == (2222, 2 * 2**30, 1.5)
+
+
+def test_the_more_specific_port_wins(tmp_path: Path) -> None:
+    assert load(tmp_path, PORT="3333").port == 3333
+    assert load(tmp_path, PORT="3333", VALET_PORT="4444").port == 4444
+
+
+def test_empty_variable_is_not_set(tmp_path: Path) -> None:
+    (tmp_path / "valet.toml").write_text("port = 1111")
+    assert load(tmp_path, VALET_PORT="", PORT="", VALET_SSD=" ").port == 1111
+
+
+def test_config_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text('log_level = "DEBUG"')
+    assert load(tmp_path, VALET_CONFIG="other.toml").log_level == "debug"
+    assert "no file" in problem(tmp_path, VALET_CONFIG="missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("512MiB", 2**29), ("1.5GiB", 3 * 2**29), ("64 kib", 2**16), ("4096B", 4096)],
+)
+def test_sizes(tmp_path: Path, text: str, size: int) -> None:
+    assert load(tmp_path, VALET_SSD=text).ssd == size
+
+
+@pytest.mark.parametrize(
+    "text", ["8", "-1GiB", "8GB", "GiB", "1e3MiB", "٣GiB", "inf", "9" * 400 + "TiB"]
+)
+def test_bad_size_says_what_is_expected(tmp_path: Path, text: str) -> None:
+    message = problem(tmp_path, VALET_SSD=text)
+    assert message.startswith("VALET_SSD: expected a size such as")
+    assert text in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("PORT", "http"),
+        ("VALET_PORT", "0"),
+        ("VALET_PORT", "65536"),
+        ("VALET_MAX_MODEL_LEN", "0"),
+        ("VALET_BLOCK_SIZE", "24"),
+        ("VALET_DEVICE_KV", "0"),
+        ("VALET_DRAM", "0"),
+        ("VALET_DRAIN_S", "nan"),
+        ("VALET_DRAIN_S", "-1"),
+        ("VALET_LOG_LEVEL", "loud"),
+        ("VALET_DATABASE_URL", "valet.db"),
+        ("VALET_API_KEYS", "one,,two"),
+        ("VALET_API_KEYS", "one,one"),
+        ("VALET_API_KEYS", "with space"),
+    ],
+)
+def test_bad_value_names_its_setting(tmp_path: Path, variable: str, text: str) -> None:
+    assert problem(tmp_path, **{variable: text}).startswith(variable)
+
+
+def test_unknown_names_stop_the_start(tmp_path: Path) -> None:
+    assert "VALET_DRAM" in problem(tmp_path, VALET_DRAMM="1GiB")
+    assert "VALET_PORT" in problem(tmp_path, VALET_port="1")
+    file = tmp_path / "valet.toml"
+    file.write_text('databse_url = "x"')
+    message = problem(tmp_path)
+    assert str(file) in message
+    assert message.endswith("database_url")
+
+
+@pytest.mark.parametrize(
+    "text", ["port = true", "[port]\na = 1", "port = ", "api_keys = [1]", "port = 1979-05-27"]
+)
+def test_bad_file_names_itself(tmp_path: Path, text: str) -> None:
+    (tmp_path / "valet.toml").write_text(text)
+    assert str(tmp_path / "valet.toml") in problem(tmp_path)
+
+
+def test_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "valet.toml").write_bytes(b"\xff\xfe")
+    assert "not TOML" in problem(tmp_path)
+
+
+def test_other_machines_need_a_key(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "10.1.2.3", "valet.example", "::ffff:10.1.2.3"):
+        assert "VALET_API_KEYS" in problem(tmp_path, VALET_HOST=host)
+        assert load(tmp_path, VALET_HOST=host, VALET_API_KEYS="k").host == host
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
+        assert load(tmp_path, VALET_HOST=host).host == host
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    url = "postgresql+asyncpg://ada:hunter2@db/valet"
+    settings = load(tmp_path, VALET_API_KEYS="sesame, tahini", VALET_DATABASE_URL=url)
+    assert settings.api_keys == ("sesame", "tahini")
+    assert "sesame" not in repr(settings)
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in problem(tmp_path, VALET_DATABASE_URL="postgresql://ada:hunter2@db")
+    assert "sesame" not in problem(tmp_path, VALET_API_KEYS="sesame,sesame")
+
+
+def test_keys_as_a_list_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "valet.toml").write_text('api_keys = ["a", "b"]')
+    assert load(tmp_path).api_keys == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("owner/model", "owner/model"),
+        ("/models/mine", "mine"),
+        ("./mine", "mine"),
+        ("a/b/mine", "mine"),
+        ("mine", "mine"),
+    ],
+)
+def test_model_gives_its_name_and_its_own_length(tmp_path: Path, model: str, name: str) -> None:
+    settings = load(tmp_path, VALET_MODEL=model)
+    assert (settings.served_model_name, settings.max_model_len) == (name, None)
+
+
+def test_home_follows_the_user_and_the_working_folder(tmp_path: Path) -> None:
+    assert load(tmp_path, VALET_HOME="~/v").home == Path("/home/ada/v")
+    assert load(tmp_path, VALET_HOME="v").home == tmp_path / "v"
+
+
+def test_database_that_is_no_file(tmp_path: Path) -> None:
+    for url in ("sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "postgresql+asyncpg://h/d"):
+        assert load(tmp_path, VALET_DATABASE_URL=url).database_path is None
+    absolute = load(tmp_path, VALET_DATABASE_URL="sqlite+aiosqlite:////data/v.db?timeout=5")
+    assert absolute.database_path == Path("/data/v.db")
