@@ -10,6 +10,7 @@ Errors::
     └── CommandFailed      the engine answered that it could not carry a command out
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -58,6 +59,9 @@ class TurnContext:
 
     session: SessionKey
     cache_salt: str
+    on_begin: Callable[[], None] | None = None
+    """Called once, by the engine, when it has accepted the first generation and before any of its
+    output. A request that is refused never gets here. Must not block and must not raise."""
     generations: list[Generation] = field(default_factory=list)
 
     @property

@@ -1,0 +1,114 @@
+"""The way back: an answer on its way to the client gets its session's id and its receipt."""
+
+from typing import Any
+
+from starlette.types import Message, Send
+
+from app.sse import Event, EventSplitter, encode_json, parse_object
+from app.turns import LiveTurn
+from app.wire import Api, put_receipt, takes_receipt
+
+_Headers = list[tuple[bytes, bytes]]
+
+
+class Answer:
+    """An ASGI ``send`` for one request.
+
+    A JSON answer is held until it is whole. A stream is passed on untouched, chunk by chunk, until
+    the engine has finished; only then are events parsed, and the last one held back until the next
+    shows that it was not the last.
+    """
+
+    def __init__(self, send: Send, api: Api, turn: LiveTurn, *, named: bool) -> None:
+        """``named``: the client named the session, so it hears the id even of an error."""
+        self._send = send
+        self._api = api
+        self._turn = turn
+        self._named = named
+        self._json_start: Message | None = None
+        self._json_body = b""
+        self._streaming = False
+        self._splitter: EventSplitter | None = None
+        self._held: Event | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif message["type"] != "http.response.body":
+            await self._send(message)
+        elif self._json_start is not None:
+            await self._json(self._json_start, message)
+        elif self._streaming:
+            await self._stream(message)
+        else:
+            await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        headers: _Headers = list(message.get("headers", ()))
+        kind = dict(headers).get(b"content-type", b"").partition(b";")[0].strip()
+        succeeded = message["status"] < 400
+        if succeeded or self._named:
+            headers.append((b"x-session-id", self._turn.session_id.encode()))
+        message = {**message, "headers": headers}
+        if succeeded and kind == b"application/json":
+            self._json_start = message
+            return
+        self._streaming = succeeded and kind == b"text/event-stream"
+        await self._send(message)
+
+    async def _json(self, start: Message, message: Message) -> None:
+        self._json_body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        body = self._json_body
+        answer = parse_object(body)
+        receipt = await self._turn.finish() if answer is not None else None
+        if answer is not None and receipt is not None:
+            put_receipt(self._api, answer, receipt)
+            body = encode_json(answer)
+        headers: _Headers = [h for h in start["headers"] if h[0] != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._send({**start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, message: Message) -> None:
+        if self._splitter is None:
+            if not self._turn.done:
+                await self._send(message)
+                return
+            self._splitter = EventSplitter()
+        out: list[bytes] = []
+        for event in self._splitter.feed(message.get("body", b"")):
+            out += await self._pass(event)
+        more = message.get("more_body", False)
+        if not more:
+            if self._held is not None:
+                out.append(self._held.raw)
+            out.append(self._splitter.rest())
+        body = b"".join(out)
+        if body or not more:
+            await self._send({**message, "body": body})
+
+    async def _pass(self, event: Event) -> list[bytes]:
+        """What may go to the client now that ``event`` is here."""
+        if not self._api.ends_with_done:
+            value = event.json()
+            if value is not None and takes_receipt(self._api, value):
+                event = await self._with_receipt(event, value)
+            return [event.raw]
+        if not event.data:
+            return [event.raw]
+        ready, self._held = self._held, event
+        if event.data == b"[DONE]":
+            self._held = None
+            if ready is not None and (value := ready.json()) is not None and "error" not in value:
+                ready = await self._with_receipt(ready, value)
+            return [ready.raw, event.raw] if ready is not None else [event.raw]
+        return [ready.raw] if ready is not None else []
+
+    async def _with_receipt(self, event: Event, value: dict[str, Any]) -> Event:
+        receipt = await self._turn.finish()
+        if receipt is None:
+            return event
+        put_receipt(self._api, value, receipt)
+        return event.with_json(value)

@@ -1,0 +1,26 @@
+"""Valet's own counters, on the registry that the engine's ``/metrics`` shows."""
+
+from typing import Any, Final
+
+from prometheus_client import Counter
+
+TURNS: Final = Counter("valet_turns", "Turns that ended, by how.", ["outcome"])
+REUSED_TOKENS: Final = Counter(
+    "valet_reused_tokens", "Prompt tokens whose KV was reused, by tier.", ["tier"]
+)
+COMPUTED_TOKENS: Final = Counter("valet_computed_tokens", "Prompt tokens that were computed.")
+MISSED_TOKENS: Final = Counter(
+    "valet_missed_tokens", "Prompt tokens that were computed, by reason.", ["reason"]
+)
+STATE_FAILURES: Final = Counter(
+    "valet_state_failures", "Requests served without their session's state, by step.", ["step"]
+)
+
+
+def count_receipt(receipt: dict[str, Any]) -> None:
+    """Count what one receipt says."""
+    for tier, tokens in receipt["reused_tokens"].items():
+        REUSED_TOKENS.labels(tier).inc(tokens)
+    COMPUTED_TOKENS.inc(receipt["computed_tokens"])
+    for miss in receipt["miss"]:
+        MISSED_TOKENS.labels(miss["reason"]).inc(miss["tokens"])

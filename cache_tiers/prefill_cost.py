@@ -1,0 +1,69 @@
+"""What it costs to compute a piece of a prompt, learned from the prefills that ran.
+
+A token at position ``p`` costs ``a + b·p`` milliseconds: ``a`` is the work that does not depend on
+what came before (projections, MLP), ``b`` the attention over everything before it. A piece from
+``start`` to ``end`` therefore costs the integral
+
+    cost(start, end) = a·(end − start) + b·(end² − start²)/2
+
+so attention makes a whole prompt quadratic, and a late piece dearer than an early one.
+"""
+
+from dataclasses import dataclass
+
+FORGET = 0.99
+"""Weight that an observation keeps at each later one: half is gone after 69. Slow enough to
+average over noise, quick enough to follow a machine that becomes busy."""
+
+
+@dataclass(slots=True)
+class PrefillCost:
+    """``a`` and ``b`` by weighted least squares over observed prefills. One thread at a time.
+
+    Divided by its tokens, an observation says: at mean position ``x = (start + end)/2`` a token
+    took ``y = ms/tokens``; the model is the line ``y = a + b·x``. Each observation weighs as many
+    as its tokens, so that a tail of three tokens, which is all fixed overhead, says little. ``a``
+    and ``b`` are never negative; both are 0 until something was observed.
+    """
+
+    _w: float = 0.0
+    _x: float = 0.0
+    _y: float = 0.0
+    _xx: float = 0.0
+    _xy: float = 0.0
+
+    def observe(self, start: int, end: int, ms: float) -> None:
+        """Learn from a prefill of the tokens ``start … end`` that took ``ms`` milliseconds.
+
+        What cannot be a prefill (no tokens, no time) is ignored.
+        """
+        tokens = end - start
+        if start < 0 or tokens <= 0 or ms <= 0:
+            return
+        x = (start + end) / 2
+        y = ms / tokens
+        self._w = self._w * FORGET + tokens
+        self._x = self._x * FORGET + tokens * x
+        self._y = self._y * FORGET + tokens * y
+        self._xx = self._xx * FORGET + tokens * x * x
+        self._xy = self._xy * FORGET + tokens * x * y
+
+    def cost(self, start: int, end: int) -> float:
+        """Milliseconds to compute the tokens ``start … end``; 0 before the first observation."""
+        a, b = self._line()
+        return a * (end - start) + b * (end * end - start * start) / 2
+
+    def _line(self) -> tuple[float, float]:
+        if not self._w:
+            return 0.0, 0.0
+        spread = self._w * self._xx - self._x * self._x
+        # Prefills that all had one mean position say nothing of the slope.
+        if spread <= 1e-9 * self._w * self._xx:
+            return self._y / self._w, 0.0
+        b = (self._w * self._xy - self._x * self._y) / spread
+        a = (self._y - b * self._x) / self._w
+        if b < 0:
+            return self._y / self._w, 0.0
+        if a < 0:
+            return 0.0, self._xy / self._xx
+        return a, b

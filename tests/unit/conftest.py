@@ -1,0 +1,33 @@
+"""Valet whole, around the fake engine, in one process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from app_harness import Run, Running
+
+from app.main import open_valet
+from app.settings import load_settings
+from engine.fake import FakeEngine
+from engine.fake_cache import FakeDisk
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs Valet on the same home as often as asked; a disk kept by the test makes it a restart."""
+
+    @asynccontextmanager
+    async def start(
+        disk: FakeDisk | None = None, *, keys: str = "", **options: Any
+    ) -> AsyncIterator[Running]:
+        environ = {"VALET_HOME": str(tmp_path / "home"), "VALET_API_KEYS": keys}
+        engine = FakeEngine(disk, **options)
+        async with open_valet(load_settings(environ, tmp_path), engine) as valet:
+            transport = httpx.ASGITransport(app=valet.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://valet") as client:
+                yield Running(valet, engine, client)
+
+    return start
