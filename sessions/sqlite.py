@@ -53,8 +53,6 @@ def insert_new(table: Table) -> Insert:
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    # Python's driver would otherwise begin transactions late, and none around DDL or a SELECT.
-    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(pragma)

@@ -383,6 +383,30 @@ async def test_a_prefetch_that_is_cancelled_leaves_the_session_parked(
     assert await state(service) is SessionState.PARKED
 
 
+async def test_a_prefetch_that_is_cancelled_twice_leaves_the_session_parked(
+    service: SessionService, engine: SmallEngine
+) -> None:
+    for steps in range(1, 10):
+        await parked(service, engine)
+        reached = asyncio.Event()
+
+        async def hang(reached: asyncio.Event = reached) -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        engine.meanwhile = hang
+        task = asyncio.create_task(service.prefetch("t", "s", Tier.DRAM, 100))
+        await reached.wait()
+        task.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await state(service) is SessionState.PARKED
+        engine.meanwhile = None
+
+
 async def test_prefetch_of_an_idle_session_is_advice(
     service: SessionService, engine: SmallEngine
 ) -> None:
@@ -441,6 +465,22 @@ async def test_delete_leaves_nothing(
     connection.close()
     again = await service.begin_turn("t", "s", "m")
     assert (again.number, again.is_new) == (1, True)
+
+
+async def test_a_new_session_under_the_old_name_is_another(
+    service: SessionService, engine: SmallEngine
+) -> None:
+    await talk(service)
+
+    async def replaced() -> None:
+        engine.meanwhile = None
+        await service.delete("t", "s")
+        await talk(service)
+
+    engine.meanwhile = replaced
+    with pytest.raises(SessionBusy):
+        await service.park("t", "s")
+    assert await state(service) is SessionState.IDLE
 
 
 # --- pages ---------------------------------------------------------------------------------------
