@@ -1,0 +1,14 @@
+"""What runs inside EngineCore: connector, spec, tier manager, SSD shim and host worker.
+
+Imports neither ``app`` nor ``sessions``. Nothing on the scheduler thread touches a disk, a
+database or a socket: slow things go to the SSD tier's threads and come back as results.
+
+The life of a load, in file order::
+
+    scheduler.py    asks for a request's cached prefix, allocates device blocks for all of it
+    load_stream.py  decides, chunk by chunk, what to read next and what to copy next
+    manager.py      owns DRAM: pins, promotes, demotes; knows which session holds which chunk
+    ssd_tier.py     reads and writes the chunk store on its own threads
+    host_worker.py  copies between device blocks and DRAM on its own thread (CPU only)
+    connector.py    carries it all between the scheduler's process and the workers
+"""

@@ -1,0 +1,62 @@
+"""Commands to the plugin inside EngineCore, over one utility call each."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from cache_tiers import hints
+from cache_tiers.types import SessionKey, Tier
+from engine.port import CommandFailed
+
+Call = Callable[[bytes], Awaitable[bytes]]
+"""Carries one encoded command to the engine and returns its encoded reply."""
+
+
+R = TypeVar("R", bound=hints.Reply)
+
+
+class Control:
+    """Typed commands. Every method raises CommandFailed when the engine answers with a failure,
+    and lets what ``call`` raises (the engine is gone) pass."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def info(self) -> hints.EngineInfo:
+        """Facts of the running engine."""
+        return await self._ask(hints.GetInfo(), hints.EngineInfo)
+
+    async def status(self, session: SessionKey) -> hints.SessionKv:
+        """Where a session's chunks are."""
+        return await self._ask(hints.GetStatus(session), hints.SessionKv)
+
+    async def park(self, session: SessionKey) -> hints.SessionKv:
+        """Complete the SSD copy, free the rest."""
+        return await self._ask(hints.Park(session), hints.SessionKv)
+
+    async def prefetch(self, session: SessionKey, tier: Tier, deadline_ms: int) -> hints.Prefetched:
+        """Bring chunks up."""
+        return await self._ask(hints.Prefetch(session, tier, deadline_ms), hints.Prefetched)
+
+    async def drop(self, session: SessionKey) -> hints.Dropped:
+        """Forget a session."""
+        return await self._ask(hints.Drop(session), hints.Dropped)
+
+    async def held_sessions(self) -> list[hints.SessionKv]:
+        """Every session of which a tier holds a chunk."""
+        return (await self._ask(hints.ListSessions(), hints.SessionList)).sessions
+
+    async def report(self, request_id: str) -> hints.KvReport | None:
+        """The report of a request that has finished, or is about to."""
+        return (await self._ask(hints.TakeReport(request_id), hints.Report)).report
+
+    async def flush(self) -> None:
+        """Wait until everything on its way to SSD is there."""
+        await self._ask(hints.Flush(), hints.Done)
+
+    async def _ask(self, command: hints.Command, kind: type[R]) -> R:
+        reply = hints.decode_reply(await self._call(hints.encode(command)))
+        if isinstance(reply, hints.Failure):
+            raise CommandFailed(reply.message)
+        if not isinstance(reply, kind):
+            raise CommandFailed(f"expected {kind.__name__}, got {type(reply).__name__}")
+        return reply

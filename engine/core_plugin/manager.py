@@ -1,0 +1,310 @@
+"""DRAM and SSD as one: what is where, what moves, what is pinned, who holds it.
+
+Scheduler thread only. Differences from vLLM's own tiering manager, which this extends:
+
+- A chunk on SSD is a *hit*, not a "wait": its bytes stream through DRAM after the device blocks are
+  allocated (``load_stream.py``), so a prefix may be larger than DRAM and no chunk is read twice.
+- DRAM chunks that a stream or an operation needs are pinned from the moment they are read.
+- Sessions: which chunks each holds, what only one holds, what to free when it parks or is dropped.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from cache_tiers.types import ChunkKey, MissReason, Tier
+from engine.core_plugin.ssd_tier import SsdTier, TierResult
+from engine.core_plugin.vllm_compat import (
+    CacheHitSource,
+    CPULoadStoreSpec,
+    CPUPrimaryTierOffloadingManager,
+    JobMetadata,
+    JobResult,
+    LoadStoreSpec,
+    LookupResult,
+    OffloadKey,
+    PrepareStoreOutput,
+    ReqContext,
+    TieringOffloadingManager,
+    TierJob,
+)
+
+CHUNKS_PER_READ = 4
+"""Chunks of one read job: few, so that the first are early; several, so that neighbours on disk
+merge into one read."""
+
+
+class DramTier(CPUPrimaryTierOffloadingManager):
+    """vLLM's DRAM tier with the three questions and one act that sessions need."""
+
+    def room(self) -> int:
+        """Chunks that could be allocated now, by taking free slots or evicting idle chunks."""
+        return self._get_num_free_chunks() + self._num_evictable_cache_chunks
+
+    def has(self, key: ChunkKey) -> bool:
+        """Whether ``key`` is in DRAM, complete."""
+        chunk = self._policy.get(OffloadKey(key))
+        return chunk is not None and chunk.is_ready
+
+    def has_or_awaits(self, key: ChunkKey) -> bool:
+        """Whether ``key`` is in DRAM or on its way there."""
+        return self._policy.get(OffloadKey(key)) is not None
+
+    def drop(self, keys: Iterable[ChunkKey]) -> int:
+        """Free chunks that nobody is using; returns how many."""
+        freed = 0
+        for key in keys:
+            chunk = self._policy.get(OffloadKey(key))
+            if chunk is None or chunk.ref_cnt != 0:
+                continue
+            self._policy.mark_non_evictable(OffloadKey(key))
+            self._num_evictable_cache_chunks -= 1
+            self._policy.remove(OffloadKey(key))
+            self._free_chunk(chunk)
+            freed += 1
+        return freed
+
+
+@dataclass
+class DeferredLoad(LoadStoreSpec):
+    """What a load reads, before it is known where in DRAM: the chunks' names, in order."""
+
+    keys: list[ChunkKey]
+
+
+@dataclass
+class ChunkOrigins:
+    """Per request: the tier that each chunk was in when the request asked."""
+
+    tiers: dict[ChunkKey, Tier] = field(default_factory=dict)
+    prefetched: set[ChunkKey] = field(default_factory=set)
+
+
+class ReadWaiter(Protocol):
+    """Somebody for whom chunks are brought to DRAM. Chunks it wants arrive pinned."""
+
+    def wants(self, key: ChunkKey) -> bool: ...
+    def on_reading(self, keys: Iterable[ChunkKey]) -> None: ...
+    def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None: ...
+    def on_failed(self, key: ChunkKey, reason: MissReason) -> None: ...
+
+
+class TierManager(TieringOffloadingManager):
+    """See the module's docstring."""
+
+    def __init__(
+        self, dram: DramTier, ssd: SsdTier | None, *, pending_patience_s: float = 10.0
+    ) -> None:
+        super().__init__(dram, [ssd] if ssd is not None else [])
+        self.dram = dram
+        self.ssd = ssd
+        self.capacity = dram._num_chunks
+        self.chunk_bytes = int(dram.get_kv_memoryview().strides[0])  # type: ignore[index]
+        self._pending_patience_s = pending_patience_s
+        self._waiters: dict[ChunkKey, ReadWaiter] = {}
+        self._reading_since: dict[ChunkKey, float] = {}
+        self._prefetched: set[ChunkKey] = set()
+        self._contexts = 0
+
+    # --- lookups (called by vLLM's scheduler side) ---------------------------------------------
+
+    def lookup(
+        self, key: OffloadKey, req_context: ReqContext, *, exclude_tier_idx: int | None = None
+    ) -> LookupResult:
+        """HIT for what is in DRAM or on SSD; HIT_PENDING for what is just being put into DRAM."""
+        self._maybe_process_finished_jobs()
+        chunk = ChunkKey(key)
+        began = time.monotonic()
+        in_dram = self.dram.lookup(key, req_context)
+        label = self._metrics.primary_tier_label
+        self._metrics.on_lookup(req_context, key, label, in_dram, time.monotonic() - began)
+        if in_dram is LookupResult.HIT:
+            self._note_origin(req_context, chunk, Tier.DRAM)
+            return LookupResult.HIT
+        if in_dram is LookupResult.HIT_PENDING:
+            since = self._reading_since.get(chunk, began)
+            hung = began - since > self._pending_patience_s
+            return LookupResult.MISS if hung else LookupResult.HIT_PENDING
+        if self.ssd is None:
+            return LookupResult.MISS
+        on_ssd = self.ssd.lookup(key, req_context)
+        label = self._metrics.tier_label(0)
+        self._metrics.on_lookup(req_context, key, label, on_ssd, time.monotonic() - began)
+        if on_ssd is LookupResult.HIT:
+            self._note_origin(req_context, chunk, Tier.SSD)
+        return on_ssd
+
+    def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> CacheHitSource:
+        """The tier a chunk was in when its request first asked."""
+        tier = self.origins(req_context).tiers.get(ChunkKey(key))
+        return CacheHitSource.DISK if tier is Tier.SSD else CacheHitSource.HOST
+
+    def origins(self, req_context: ReqContext) -> ChunkOrigins:
+        """The request's own record of where its chunks were."""
+        origins = req_context.get_state(ChunkOrigins)
+        if origins is None:
+            origins = ChunkOrigins()
+            req_context.set_state(origins)
+        return origins
+
+    def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
+        """Only names the chunks: the scheduler streams them."""
+        return DeferredLoad([ChunkKey(key) for key in keys])
+
+    def complete_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
+        """Nothing: a stream unpins its chunks as it copies them."""
+
+    def prepare_store(
+        self, keys: Collection[OffloadKey], req_context: ReqContext
+    ) -> PrepareStoreOutput | None:
+        """vLLM's, for chunks that SSD does not have: the device holds them now, and SSD after it,
+        so a copy in DRAM would only push out something that is nowhere else."""
+        ssd = self.ssd
+        if ssd is not None:
+            keys = [key for key in keys if not ssd.contains(ChunkKey(key))]
+        return super().prepare_store(keys, req_context)
+
+    # --- moving chunks ----------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Take note of finished SSD jobs."""
+        self._maybe_process_finished_jobs()
+
+    def bring(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> None:
+        """Pin for ``waiter`` what is in DRAM, and start reading of the rest what fits."""
+        here = [key for key in keys if self.dram.has(key)]
+        if here:
+            self.pin(here)
+            waiter.on_ready(here, now)
+        if self.ssd is None:
+            absent = [key for key in keys if not self.dram.has_or_awaits(key)]
+            for key in absent:
+                waiter.on_failed(key, MissReason.EVICTED)
+            return
+        away = [key for key in keys if not self.dram.has_or_awaits(key)]
+        for i in range(0, len(away), CHUNKS_PER_READ):
+            if not self._start_read(away[i : i + CHUNKS_PER_READ], waiter, now):
+                return
+
+    def pin(self, keys: Sequence[ChunkKey]) -> CPULoadStoreSpec:
+        """Protect chunks in DRAM from eviction; returns their rows."""
+        spec = self.dram.prepare_read([OffloadKey(key) for key in keys], self._own_context())
+        assert isinstance(spec, CPULoadStoreSpec)
+        return spec
+
+    def unpin(self, keys: Collection[ChunkKey]) -> None:
+        """End a pin."""
+        self.dram.complete_load([OffloadKey(key) for key in keys], self._own_context())
+
+    def rows(self, keys: Sequence[ChunkKey]) -> CPULoadStoreSpec:
+        """Rows of chunks that the caller has pinned."""
+        chunks = [self.dram._policy.get(OffloadKey(key)) for key in keys]
+        return CPULoadStoreSpec([chunk.chunk_id for chunk in chunks])
+
+    def write_down(self, keys: Iterable[ChunkKey]) -> None:
+        """Start copying to SSD what is in DRAM and neither on SSD nor on its way there."""
+        if self.ssd is None:
+            return
+        batch = [
+            OffloadKey(key)
+            for key in keys
+            if self.dram.has(key) and not self.ssd.contains(key) and not self.ssd.is_writing([key])
+        ]
+        if batch:
+            self.ssd.submit_store(self.create_store_job(batch, self._own_context(), 0))
+
+    def is_moving(self) -> bool:
+        """Whether any chunk is on its way between DRAM and SSD."""
+        return bool(self._jobs)
+
+    def mark_prefetched(self, keys: Iterable[ChunkKey]) -> None:
+        """These are in DRAM because a prefetch brought them."""
+        self._prefetched.update(keys)
+        if len(self._prefetched) > 4 * self.capacity:
+            self._prefetched = {key for key in self._prefetched if self.dram.has(key)}
+
+    def mark_used(self, keys: Iterable[ChunkKey]) -> None:
+        """A request has taken these: from now on they are in DRAM in their own right."""
+        self._prefetched.difference_update(keys)
+
+    def forget_waiter(self, waiter: ReadWaiter) -> None:
+        """Chunks still being read for ``waiter`` will arrive unpinned."""
+        for key in [key for key, other in self._waiters.items() if other is waiter]:
+            del self._waiters[key]
+
+    # --- what vLLM's manager calls back --------------------------------------------------------
+
+    def _complete_promotion(self, job_metadata: JobMetadata, completed_job: JobResult) -> None:
+        """Pins arrivals for their waiter at once: nothing may evict them in between."""
+        super()._complete_promotion(job_metadata, completed_job)
+        reasons = completed_job.reasons if isinstance(completed_job, TierResult) else {}
+        now = time.monotonic()
+        for key in map(ChunkKey, job_metadata.transfer_job.keys):
+            self._reading_since.pop(key, None)
+            waiter = self._waiters.pop(key, None)
+            if waiter is None:
+                continue
+            if key in reasons or not self.dram.has(key):
+                waiter.on_failed(key, reasons.get(key, MissReason.IO_TIMEOUT))
+            elif waiter.wants(key):
+                self.pin([key])
+                waiter.on_ready([key], now)
+
+    def _process_finished_jobs(self) -> None:
+        """As vLLM's, and tells the tier which writes have ended."""
+        before = {
+            job_id: job.transfer_job
+            for job_id, job in self._jobs.items()
+            if not job.transfer_job.is_promotion
+        }
+        super()._process_finished_jobs()
+        if self.ssd is not None:
+            for job_id, job in before.items():
+                if job_id not in self._jobs:
+                    self.ssd.on_stored(job.keys)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _start_read(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> bool:
+        """Start one read job; False when DRAM has no room for it now."""
+        assert self.ssd is not None
+        if self.dram.room() < len(keys):
+            return False
+        context = self._own_context()
+        allocated = self.dram.prepare_write([OffloadKey(key) for key in keys], context)
+        if allocated is None:
+            return False
+        assert isinstance(allocated.store_spec, CPULoadStoreSpec)
+        job = TierJob(
+            job_id=self._next_job_id(),
+            keys=allocated.keys_to_store,
+            chunk_ids=np.array(allocated.store_spec.chunk_ids, dtype=np.int32),
+            is_promotion=True,
+            req_context=context,
+        )
+        self._register_job(job, 0)
+        for key in keys:
+            self._waiters[key] = waiter
+            self._reading_since[key] = now
+        waiter.on_reading(keys)
+        self.ssd.submit_load(job)
+        return True
+
+    def _note_origin(self, req_context: ReqContext, key: ChunkKey, tier: Tier) -> None:
+        origins = self.origins(req_context)
+        if key in origins.tiers:
+            return
+        if tier is Tier.DRAM and key in self._prefetched:
+            origins.prefetched.add(key)
+            tier = Tier.SSD
+        else:
+            self._prefetched.discard(key)
+        origins.tiers[key] = tier
+
+    def _own_context(self) -> ReqContext:
+        """A context for transfers that belong to no request."""
+        self._contexts += 1
+        return ReqContext(req_id=f"valet-{self._contexts}")

@@ -1,0 +1,196 @@
+"""Control operations that take more than one scheduler step: park, prefetch, drop, flush.
+
+Each is a small state machine that the scheduler polls once a step until it returns a reply. While
+one is open the engine keeps stepping, so they make progress on an idle engine too.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Protocol
+
+from cache_tiers.hints import Done, Dropped, Failure, Prefetched, Reply, SessionKv
+from cache_tiers.types import ChunkKey, MissReason, SessionKey
+from engine.core_plugin.manager import TierManager
+
+PATIENCE_S = 60.0
+"""After this long an operation fails rather than waits."""
+
+
+class SessionsView(Protocol):
+    """What an operation needs of the scheduler side."""
+
+    manager: TierManager
+    tokens_per_chunk: int
+
+    def is_quiet(self, session: SessionKey | None) -> bool:
+        """No request of the session (None: of any) runs or still has chunks to save."""
+        ...
+
+    def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None: ...
+
+    def describe(self, session: SessionKey) -> SessionKv: ...
+
+    def free_upper_copies(self, session: SessionKey) -> None:
+        """Free device blocks and DRAM chunks that only this session holds and that SSD has."""
+        ...
+
+    def forget(self, session: SessionKey) -> list[ChunkKey]:
+        """Drop the session and free its upper copies; returns chunks that nobody holds now."""
+        ...
+
+
+class Operation(Protocol):
+    """One running operation."""
+
+    def poll(self, now: float) -> Reply | None:
+        """Make progress; the reply once it is over."""
+        ...
+
+
+class ParkOperation:
+    """Wait for the session to be quiet, complete its SSD copy, make it durable, free the rest."""
+
+    def __init__(self, view: SessionsView, session: SessionKey, now: float) -> None:
+        self._view = view
+        self._session = session
+        self._deadline = now + PATIENCE_S
+        self._asked: set[ChunkKey] = set()
+        self._flush: Future[None] | None = None
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        if now > self._deadline:
+            return Failure("parking took too long: the session is busy or the disk is slow")
+        if not self._view.is_quiet(self._session):
+            return None
+        ssd = self._view.manager.ssd
+        keys = self._view.chain(self._session)
+        if keys is None or ssd is None:
+            # Nothing to demote to: the upper copies are the only ones, so they stay.
+            return self._view.describe(self._session)
+        if ssd.is_writing(keys):
+            return None
+        new = [key for key in keys if key not in self._asked]
+        if new:
+            # Once each: a chunk that the disk refuses stays where it is.
+            self._asked.update(new)
+            self._view.manager.write_down(new)
+            return None
+        if self._flush is None:
+            self._flush = ssd.flush()
+        if not self._flush.done():
+            return None
+        self._view.free_upper_copies(self._session)
+        return self._view.describe(self._session)
+
+
+class PrefetchOperation:
+    """Bring a session's chunks to DRAM, from the front, as many as DRAM can hold beside others."""
+
+    def __init__(
+        self, view: SessionsView, session: SessionKey, deadline_ms: int, now: float
+    ) -> None:
+        self._view = view
+        self._session = session
+        self._deadline = now + min(deadline_ms / 1000, PATIENCE_S)
+        chain = view.chain(session) or ()
+        # A quarter of DRAM stays free for requests that run meanwhile.
+        self._wanted = list(chain[: max(1, view.manager.capacity * 3 // 4)])
+        self._whole = len(self._wanted) == len(chain)
+        self._reading: set[ChunkKey] = set()
+        self._pinned: list[ChunkKey] = []
+        self._brought: list[ChunkKey] = []
+        self._failed = False
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        manager = self._view.manager
+        if now <= self._deadline and not self._failed:
+            handled = self._reading.union(self._pinned)
+            pending = [key for key in self._wanted if key not in handled]
+            if pending and manager.dram.room() > 0:
+                manager.bring(pending, self, now)
+                return None
+            if self._reading:
+                return None
+        manager.forget_waiter(self)
+        manager.unpin(self._pinned)
+        manager.mark_prefetched(self._brought)
+        complete = self._whole and len(self._pinned) == len(self._wanted)
+        tokens = len(self._pinned) * self._view.tokens_per_chunk
+        return Prefetched(self._session, tokens, complete)
+
+    # ReadWaiter
+
+    def wants(self, key: ChunkKey) -> bool:
+        """Whether ``key`` is still awaited."""
+        return key in self._reading
+
+    def on_reading(self, keys: Iterable[ChunkKey]) -> None:
+        """These are on their way."""
+        self._reading.update(keys)
+
+    def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None:
+        """These are in DRAM and pinned."""
+        for key in keys:
+            if key in self._reading:
+                self._reading.discard(key)
+                self._brought.append(key)
+            self._pinned.append(key)
+
+    def on_failed(self, key: ChunkKey, reason: MissReason) -> None:
+        """This one cannot be had, and what follows it is useless."""
+        self._reading.discard(key)
+        self._failed = True
+
+
+class DropOperation:
+    """Forget a session and delete what nobody else holds."""
+
+    def __init__(self, view: SessionsView, session: SessionKey, now: float) -> None:
+        self._view = view
+        self._session = session
+        self._deadline = now + PATIENCE_S
+        self._reply: Dropped | None = None
+        self._delete: Future[int] | None = None
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        manager = self._view.manager
+        if self._reply is None:
+            if now > self._deadline:
+                return Failure("dropping took too long: the session is busy")
+            if not self._view.is_quiet(self._session):
+                return None
+            known = self._view.chain(self._session) is not None
+            orphans = self._view.forget(self._session)
+            size = len(orphans) * manager.chunk_bytes
+            self._reply = Dropped(self._session, known, len(orphans), size)
+            if manager.ssd is not None:
+                self._delete = manager.ssd.delete(orphans)
+                manager.ssd.persist_manifests()
+        if self._delete is not None and not self._delete.done():
+            return None
+        return self._reply
+
+
+class FlushOperation:
+    """Wait until everything on its way to SSD is there and durable."""
+
+    def __init__(self, view: SessionsView, now: float) -> None:
+        self._view = view
+        self._deadline = now + PATIENCE_S
+        self._flush: Future[None] | None = None
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        if now > self._deadline:
+            return Failure("flushing took too long: the disk is slow")
+        ssd = self._view.manager.ssd
+        if ssd is None:
+            return Done()
+        if self._flush is None:
+            if not self._view.is_quiet(None) or self._view.manager.is_moving():
+                return None
+            self._flush = ssd.flush()
+        return Done() if self._flush.done() else None

@@ -1,0 +1,136 @@
+"""Sessions as the engine knows them: chains of chunks, and where those chunks are.
+
+Scheduler thread only. The chains survive a restart (``cache_tiers.manifest``); device blocks do
+not.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from cache_tiers.hints import SessionKv
+from cache_tiers.manifest import Manifests
+from cache_tiers.types import ChunkKey, SessionKey, Tier
+from engine.core_plugin.manager import TierManager
+
+
+class DeviceBlocks(Protocol):
+    """The engine's prefix cache on the device, block by block."""
+
+    def cached(self, block_hash: bytes, group: int) -> tuple[int, bool] | None:
+        """The block that holds ``block_hash``: its number and whether it is idle; or None."""
+        ...
+
+    def evict(self, blocks: set[int]) -> None:
+        """Take idle blocks out of the prefix cache."""
+        ...
+
+
+class VllmDeviceBlocks:
+    """DeviceBlocks on vLLM's KV cache manager."""
+
+    def __init__(self, kv_cache_manager: Any) -> None:
+        self._manager = kv_cache_manager
+
+    def cached(self, block_hash: bytes, group: int) -> tuple[int, bool] | None:
+        """See DeviceBlocks."""
+        blocks = self._manager.block_pool.get_cached_block(block_hash, [group])
+        return None if not blocks else (blocks[0].block_id, blocks[0].ref_cnt == 0)
+
+    def evict(self, blocks: set[int]) -> None:
+        """See DeviceBlocks."""
+        self._manager.evict_blocks(blocks)
+
+
+class SessionChunks:
+    """Which chunks each session holds, and in which tiers they are."""
+
+    def __init__(self, manager: TierManager, blocks_per_chunk: int, tokens_per_chunk: int) -> None:
+        self._manager = manager
+        self._blocks_per_chunk = blocks_per_chunk
+        self._tokens_per_chunk = tokens_per_chunk
+        self._manifests = manager.ssd.manifests if manager.ssd else Manifests.in_memory()
+        self._block_hashes: dict[SessionKey, tuple[bytes, ...]] = {}
+        self.device: DeviceBlocks | None = None
+
+    def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None:
+        """The session's chunks in prefix order; None when it is not known."""
+        return self._manifests.get(session)
+
+    def remember(
+        self, session: SessionKey, keys: Sequence[ChunkKey], block_hashes: Sequence[bytes]
+    ) -> None:
+        """The session's latest turn holds ``keys``; ``block_hashes`` are its device blocks'."""
+        self._manifests.replace(session, keys)
+        if self._blocks_per_chunk > 1:
+            count = len(keys) * self._blocks_per_chunk
+            self._block_hashes[session] = tuple(block_hashes[:count])
+        if self._manager.ssd is not None:
+            self._manager.ssd.persist_manifests()
+
+    def describe(self, session: SessionKey) -> SessionKv:
+        """Tokens and bytes by tier."""
+        chain = self.chain(session)
+        if chain is None:
+            return SessionKv(session, known=False)
+        manager = self._manager
+        device = sum(self._on_device(session, i) for i in range(len(chain)))
+        dram = sum(manager.dram.has(key) for key in chain)
+        ssd = sum(manager.ssd.contains(key) for key in chain) if manager.ssd else 0
+        counts = {Tier.DEVICE: device, Tier.DRAM: dram, Tier.SSD: ssd}
+        return SessionKv(
+            session,
+            known=True,
+            tokens=len(chain) * self._tokens_per_chunk,
+            tokens_by_tier={tier: n * self._tokens_per_chunk for tier, n in counts.items()},
+            bytes_by_tier={tier: n * manager.chunk_bytes for tier, n in counts.items()},
+            ssd_complete=ssd == len(chain),
+        )
+
+    def held(self) -> list[SessionKv]:
+        """Every session of which some tier holds a chunk."""
+        described = (self.describe(session) for session in self._manifests.sessions())
+        return [kv for kv in described if any(kv.tokens_by_tier.values())]
+
+    def free_upper_copies(self, session: SessionKey) -> None:
+        """Free device blocks and DRAM chunks that only this session holds and that SSD has."""
+        ssd = self._manager.ssd
+        if ssd is None:
+            return
+        self._free(session, {k for k in self._manifests.exclusive(session) if ssd.contains(k)})
+
+    def forget(self, session: SessionKey) -> list[ChunkKey]:
+        """Drop the session and free its upper copies; returns chunks that nobody holds now."""
+        self._free(session, set(self._manifests.exclusive(session)))
+        self._block_hashes.pop(session, None)
+        return self._manifests.drop(session)
+
+    def _free(self, session: SessionKey, keys: set[ChunkKey]) -> None:
+        chain = self.chain(session) or ()
+        if self.device is not None:
+            blocks = [
+                self.device.cached(block_hash, group)
+                for i, key in enumerate(chain)
+                if key in keys
+                for block_hash, group in self._blocks_of(session, i)
+            ]
+            self.device.evict({block[0] for block in blocks if block is not None and block[1]})
+        self._manager.dram.drop(keys)
+
+    def _on_device(self, session: SessionKey, index: int) -> bool:
+        blocks = self._blocks_of(session, index)
+        return (
+            self.device is not None
+            and bool(blocks)
+            and all(self.device.cached(*block) is not None for block in blocks)
+        )
+
+    def _blocks_of(self, session: SessionKey, index: int) -> list[tuple[bytes, int]]:
+        """Hash and group of the device blocks of the session's ``index``-th chunk."""
+        chain = self.chain(session) or ()
+        key = chain[index]
+        group = int.from_bytes(key[-4:], "big")
+        if self._blocks_per_chunk == 1:
+            return [(bytes(key[:-4]), group)]
+        hashes = self._block_hashes.get(session, ())
+        start = index * self._blocks_per_chunk
+        return [(block, group) for block in hashes[start : start + self._blocks_per_chunk]]
