@@ -28,6 +28,8 @@ class Server(uvicorn.Server):
         """``ready`` is printed when requests are accepted."""
         config = uvicorn.Config(
             app,
+            lifespan="on",
+            ws="none",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=math.ceil(drain_s),
@@ -39,6 +41,21 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             print(self._ready, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # Uvicorn leaves it out in a hurry; the application's tasks would be left behind.
+            await self.lifespan.shutdown()
+
+    def stop(self, *, at_once: bool) -> None:
+        """Stop accepting and wait for running requests, or end them now."""
+        self.should_exit = True
+        if at_once:
+            self.force_exit = True
+            # Uvicorn alone would still wait for open connections.
+            for task in self.server_state.tasks:
+                task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,7 +114,6 @@ class StopSignals:
         if self._asked_at is None:
             self._asked_at = asyncio.get_running_loop().time()
         if self.server is not None:
-            self.server.should_exit = True
-            self.server.force_exit = self._forced
+            self.server.stop(at_once=self._forced)
         elif self._task is not None:
             self._task.cancel()
