@@ -66,7 +66,9 @@ def test_every_flipped_bit_is_noticed() -> None:
             assert all(PUTS[slot] == put for slot, put in said.puts.items())
 
 
-@pytest.mark.parametrize("other", [Header("f2", 3, 4096), Header("f1", 4, 4096), Header("f1", 3, 1)])
+@pytest.mark.parametrize(
+    "other", [Header("f2", 3, 4096), Header("f1", 4, 4096), Header("f1", 3, 1)]
+)
 def test_another_header_is_not_ours(other: Header) -> None:
     assert journal.replay(written()[0], other) is None
 
