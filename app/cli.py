@@ -57,14 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(settings: Settings) -> int:
-    from app.main import serve
+    from app.main import CannotServe, serve
     from engine.port import EngineError
 
     try:
         asyncio.run(serve(settings))
     except KeyboardInterrupt:
         pass  # asked to stop, and stopped
-    except EngineError as error:
+    except (CannotServe, EngineError) as error:
         return _fail(error)
     return 0
 

@@ -69,7 +69,8 @@ def prepare_default_model(models_dir: Path, *, force: bool = False) -> Path:
     if not force and _is_whole(folder, recipe):
         return folder
     try:
-        models_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        models_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        models_dir.mkdir(mode=0o700, exist_ok=True)
         with _sole_maker(models_dir):
             if not force and _is_whole(folder, recipe):
                 return folder

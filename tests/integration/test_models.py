@@ -38,7 +38,7 @@ REPLIES = [
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "models"
+    folder = tmp_path_factory.mktemp("models") / "home" / "models"
     subprocess.run(
         [
             sys.executable,
@@ -78,7 +78,8 @@ def test_the_folder_is_complete_and_private(models_dir: Path) -> None:
     assert config["tie_word_embeddings"]
     assert "quantization_config" not in config
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for private in (folder, models_dir, models_dir.parent):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert sorted(p.name for p in models_dir.iterdir()) == [".lock", folder.name]
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 
 import app.doctor
+import app.main
 import engine.models
 from app.cli import main
 from app.doctor import Finding, Verdict
+from app.main import CannotServe
 from app.settings import Settings
 from engine.models import ModelUnavailable
+from engine.port import EngineError
 
 
 @pytest.fixture(autouse=True)
@@ -84,17 +87,28 @@ def test_model_that_cannot_be_had_is_one_line(
 
 
 def test_serve_takes_the_model_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    app_main = pytest.importorskip("app.main")
     served = []
 
     async def serve(settings: Settings) -> None:
         served.append(settings)
 
     monkeypatch.setenv("VALET_MODEL", "owner/other")
-    monkeypatch.setattr(app_main, "serve", serve)
+    monkeypatch.setattr(app.main, "serve", serve)
     assert main(["serve", "owner/model"]) == 0
     assert main(["serve"]) == 0
     assert [s.served_model_name for s in served] == ["owner/model", "owner/other"]
+
+
+@pytest.mark.parametrize("error", [CannotServe("no"), EngineError("no")])
+def test_what_keeps_it_from_serving_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    async def serve(settings: Settings) -> None:
+        raise error
+
+    monkeypatch.setattr(app.main, "serve", serve)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == "valet: no\n"
 
 
 def test_light_commands_load_nothing_heavy() -> None:
