@@ -6,6 +6,7 @@ long. A database that fails costs the session its record, never the client its a
 """
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,7 +17,9 @@ from cache_tiers.prefill_cost import PrefillCost
 from engine.port import TurnContext
 from sessions.identity import session_key
 from sessions.service import SessionService
-from sessions.types import BegunTurn, SessionError
+from sessions.types import BegunTurn, SessionError, StateUnavailable
+
+logger = logging.getLogger(__name__)
 
 STATE_WAIT_S: Final = 5.0
 """How long the end of an answer waits for its turn to be recorded."""
@@ -80,7 +83,10 @@ class LiveTurn:
             return None
         self._over.set()
         await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
-        return self._make_receipt() if self._receipt is None else self._receipt
+        if self._receipt is None:
+            STATE_FAILURES.labels("wait").inc()
+            return self._make_receipt()
+        return self._receipt
 
     def close(self) -> None:
         """The request is over, however it ended. A turn that is not finished was aborted."""
@@ -94,8 +100,8 @@ class LiveTurn:
         desk = self._desk
         try:
             self._begun = await desk.sessions.begin_turn(self._tenant, self.session_id, self._model)
-        except SessionError:
-            STATE_FAILURES.labels("begin").inc()
+        except SessionError as error:
+            _count_failure("begin", error)
         await self._over.wait()
         if self.done:
             learn(desk.cost, self.context.generations)
@@ -133,5 +139,12 @@ class LiveTurn:
                 output_tokens=sum(g.output_tokens for g in generations),
                 finish_reason=generations[-1].finish_reason,
             )
-        except SessionError:
-            STATE_FAILURES.labels("end").inc()
+        except SessionError as error:
+            _count_failure("end", error)
+
+
+def _count_failure(step: str, error: SessionError) -> None:
+    STATE_FAILURES.labels(step).inc()
+    # The database itself logs that it fails; anything else is a defect.
+    if not isinstance(error, StateUnavailable):
+        logger.error("A turn was not recorded (%s): %s", step, error)

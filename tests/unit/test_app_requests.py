@@ -223,6 +223,28 @@ async def test_without_its_database_valet_still_answers(
         assert (await r.get("/v1/sessions"))["data"] == []
 
 
+async def test_a_slow_database_delays_the_record_and_not_the_answer(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database_answers = asyncio.Event()
+    async with run() as r:
+        begin_turn = type(r.valet.sessions).begin_turn
+
+        async def slowly(*given: Any) -> Any:
+            await database_answers.wait()
+            return await begin_turn(*given)
+
+        monkeypatch.setattr(type(r.valet.sessions), "begin_turn", slowly)
+        monkeypatch.setattr("app.turns.STATE_WAIT_S", 0.01)
+        answer = await r.client.post(CHAT, json=BODIES[CHAT] | {"session_id": "s1"})
+        receipt = answer.json()["kv_receipt"]
+        assert receipt["turn"] is None
+        database_answers.set()
+        await r.valet.desk.settle(5)
+        (turn,) = (await r.get("/v1/sessions/s1/turns"))["data"]
+        assert turn["kv_receipt"] == receipt | {"turn": 1}
+
+
 async def test_an_engine_that_dies_is_an_error_and_no_turn(run: Run) -> None:
     async with run() as r:
         r.engine.die()
