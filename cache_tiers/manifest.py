@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 VERSION = 1
 MAGIC = b"VALETMAN"
 _MAX_FILE_BYTES = 2**30
+_MAX_SESSIONS = 10_000
 _COMPACT_FROM_BYTES = 64 * 2**10
 _COMPACT_FACTOR = 4
 """How much larger than its content the file may become."""
@@ -68,7 +69,7 @@ class Manifests:
         path: Path,
         clock: Callable[[], float] = time.time,
         *,
-        max_sessions: int = 10_000,
+        max_sessions: int = _MAX_SESSIONS,
         files: Files | None = None,
     ) -> "Manifests":
         """Read what ``path`` says, up to its last whole record; a file that is not a manifest
@@ -78,13 +79,20 @@ class Manifests:
         """
         manifests = cls(path, clock, max_sessions, files or OsFiles())
         try:
-            manifests._load()
+            manifests._load(path)
         except OSError as error:
             raise StoreUnusable(f"{path} cannot be used: {error}") from error
         return manifests
 
+    @classmethod
+    def in_memory(
+        cls, clock: Callable[[], float] = time.time, *, max_sessions: int = 10_000
+    ) -> "Manifests":
+        """For a server without a disk: ``persist`` does nothing."""
+        return cls(None, clock, max_sessions, OsFiles())
+
     def __init__(
-        self, path: Path, clock: Callable[[], float], max_sessions: int, files: Files
+        self, path: Path | None, clock: Callable[[], float], max_sessions: int, files: Files
     ) -> None:
         self._path = path
         self._clock = clock
@@ -161,13 +169,13 @@ class Manifests:
             with self._lock:
                 dirty, self._dirty = self._dirty, {}
                 chains = {session: self._chains.get(session) for session in dirty}
-            if not dirty:
+            if not dirty or self._path is None:
                 return
             try:
                 if self._mark is None or self._mark.end > self._compact_at:
-                    self._rewrite()
+                    self._rewrite(self._path)
                 else:
-                    self._append(chains, self._mark)
+                    self._append(self._path, chains, self._mark)
             except OSError as error:
                 with self._lock:
                     self._dirty = {**dirty, **self._dirty}
@@ -202,9 +210,9 @@ class Manifests:
                 freed.append(key)
         return freed
 
-    def _append(self, chains: dict[SessionKey, _Chain | None], mark: Mark) -> None:
+    def _append(self, path: Path, chains: dict[SessionKey, _Chain | None], mark: Mark) -> None:
         data, behind = join((self._delta(s, chain) for s, chain in chains.items()), mark)
-        with opened(self._files, self._path, writable=True) as file:
+        with opened(self._files, path, writable=True) as file:
             write_fully(self._files, file, [memoryview(data)], mark.end)
             self._files.sync(file)
         self._mark = behind
@@ -220,14 +228,14 @@ class Manifests:
         kept = _shared(self._written.get(session, ()), chain.keys)
         return _encode(_Holds(session, chain.at, kept, chain.keys[kept:]))
 
-    def _rewrite(self) -> None:
+    def _rewrite(self, path: Path) -> None:
         """Write the whole state beside the file, then put it in its place."""
         with self._lock:
             chains = dict(self._chains)
         bodies = [_encode(_Holds(s, chain.at, 0, chain.keys)) for s, chain in chains.items()]
         data, mark = join([_encode(_Header(VERSION)), *bodies], Mark(len(MAGIC), 0))
-        draft = self._path.with_name(self._path.name + ".new")
-        self._files.make_folder(self._path.parent)
+        draft = path.with_name(path.name + ".new")
+        self._files.make_folder(path.parent)
         remove_if_there(self._files, draft)
         file = self._files.create(draft)
         try:
@@ -235,15 +243,15 @@ class Manifests:
             self._files.sync(file)
         finally:
             self._files.close(file)
-        self._files.replace(draft, self._path)
-        self._files.sync_folder(self._path.parent)
+        self._files.replace(draft, path)
+        self._files.sync_folder(path.parent)
         self._mark = mark
         self._written = {session: chain.keys for session, chain in chains.items()}
         self._compact_at = max(_COMPACT_FROM_BYTES, _COMPACT_FACTOR * mark.end)
 
-    def _load(self) -> None:
+    def _load(self, path: Path) -> None:
         try:
-            with opened(self._files, self._path, writable=False) as file:
+            with opened(self._files, path, writable=False) as file:
                 data = self._read(file)
         except FileNotFoundError:
             return
@@ -251,11 +259,11 @@ class Manifests:
         first, mark = next(frames, (b"", Mark(0, 0))) if data.startswith(MAGIC) else (b"", None)
         header = _decode(first)
         if not isinstance(header, _Header):
-            _log.warning("%s is not a session manifest: starting a new one", self._path)
+            _log.warning("%s is not a session manifest: starting a new one", path)
             return
         if header.version > VERSION:
             raise StoreUnusable(
-                f"{self._path} has format {header.version}, this program reads {VERSION}: "
+                f"{path} has format {header.version}, this program reads {VERSION}: "
                 "use the newer program, or remove the file"
             )
         for body, behind in frames:

@@ -20,6 +20,7 @@ Errors::
 
     StoreError            the root; only constructors raise it
     └── StoreUnusable     the folder cannot be used: not a folder, no permission, foreign format
+        └── StoreInUse    another process has it open: it may be free in a moment
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,10 @@ class StoreError(Exception):
 
 class StoreUnusable(StoreError):
     """The store's folder cannot be used; the message says what is wrong and what to do."""
+
+
+class StoreInUse(StoreUnusable):
+    """Another process has the store open."""
 
 
 class ReadOutcome(Enum):

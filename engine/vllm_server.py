@@ -34,7 +34,7 @@ from engine.config import EngineConfig
 from engine.control import Control
 from engine.core_plugin.entry import METHOD
 from engine.port import EngineDead, EngineError, Generation, current_turn
-from engine.shared_memory import region_id, sweep_leftovers
+from engine.shared_memory import claim, region_id, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +58,22 @@ class SessionLLM(AsyncLLM):
         generation = Generation(started_at=time.monotonic())
         turn.generations.append(generation)
         salted = {**prompt, "cache_salt": turn.cache_salt}
-        async for output in super().generate(salted, sampling_params, request_id, **kwargs):
-            if output.finished:
-                await self._note_end(generation, output, request_id)
-            yield output
+        accepted = False
+        try:
+            async for output in super().generate(salted, sampling_params, request_id, **kwargs):
+                accepted = True
+                if output.finished:
+                    await self._note_end(generation, output, request_id)
+                yield output
+        except Exception:
+            if not accepted:
+                turn.generations[:] = [g for g in turn.generations if g is not generation]
+            raise
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
         """vLLM's; once it returns the request is accepted, so the turn has begun."""
+        queue = await super().add_request(*args, **kwargs)
         turn = current_turn.get()
-        try:
-            queue = await super().add_request(*args, **kwargs)
-        except Exception:
-            if turn is not None and turn.generations:
-                turn.generations.pop()
-            raise
         if turn is not None and turn.on_begin is not None:
             on_begin, turn.on_begin = turn.on_begin, None
             on_begin()
@@ -88,13 +90,22 @@ class SessionLLM(AsyncLLM):
             generation.output_tokens = times.num_generation_tokens
         generation.finish_reason = output.outputs[0].finish_reason if output.outputs else None
         params, output.kv_transfer_params = output.kv_transfer_params, None
+        prompt = len(output.prompt_token_ids or ())
+        generation.report = await self._report(params, request_id) or hints.KvReport(prompt, prompt)
+
+    async def _report(
+        self, params: dict[str, Any] | None, request_id: str
+    ) -> hints.KvReport | None:
+        """What the plugin says of a request; None when it does not know it (any more)."""
         if params and REPORT in params:
             reply = hints.decode_reply(params[REPORT])
             assert isinstance(reply, hints.Report)
-            generation.report = reply.report
-        else:
+            return reply.report
+        try:
             # A stop string ends a request in this process: the engine's own end comes later.
-            generation.report = await self.control.report(request_id)
+            return await self.control.report(request_id)
+        except EngineError:
+            return None
 
     @property
     def control(self) -> Control:
@@ -114,12 +125,13 @@ class VllmEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._shared_memory = config.store_dir.parent / "shared-memory"
         self._llm: SessionLLM | None = None
         self._info: hints.EngineInfo | None = None
 
     async def start(self) -> FastAPI:
         """See EnginePort. Takes about 20 s on CPU."""
-        sweep_leftovers()
+        sweep(self._shared_memory)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(
             arguments(self._config, await asyncio.to_thread(facts, self._config))
@@ -130,6 +142,7 @@ class VllmEngine:
         except Exception as error:
             raise EngineError(f"the engine did not start: {error}") from error
         self._llm = llm
+        claim(self._shared_memory)
         self._info = await llm.control.info()
         tasks = await llm.get_supported_tasks()
         app = build_app(args, tasks, llm.model_config)
@@ -179,7 +192,7 @@ class VllmEngine:
             logger.warning("the store was not flushed before the stop: %s", error)
         finally:
             await asyncio.to_thread(llm.shutdown, drain_s)
-            sweep_leftovers()
+            sweep(self._shared_memory)
 
     @property
     def _control(self) -> Control:

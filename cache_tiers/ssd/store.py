@@ -22,7 +22,7 @@ from cache_tiers.ssd.neighbours import LOCK
 from cache_tiers.ssd.runs import Run, merge
 from cache_tiers.ssd.segment import Segment
 from cache_tiers.ssd.space import Space
-from cache_tiers.store import ReadOutcome, StoreStats, StoreUnusable, WriteOutcome
+from cache_tiers.store import ReadOutcome, StoreInUse, StoreStats, StoreUnusable, WriteOutcome
 from cache_tiers.types import ChunkKey
 
 _log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class SsdStore:
                     "bytes: give the store a folder of its own"
                 )
         except BlockingIOError:
-            raise StoreUnusable(f"{root} is in use by another process or store") from None
+            raise StoreInUse(f"{root} is in use by another process or store") from None
         except OSError as error:
             self._space.unlock()
             raise StoreUnusable(f"{root} cannot be used: {error}") from error

@@ -4,6 +4,9 @@ vLLM calls ``register`` in every process that it starts. The method is the only 
 Valet adds to; nothing existing is changed.
 """
 
+import ctypes
+import multiprocessing
+import signal
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,12 +14,21 @@ METHOD = "valet_control"
 
 
 def register() -> None:
-    """Install ``EngineCore.valet_control``. Idempotent."""
+    """Install ``EngineCore.valet_control`` and end with the parent. Idempotent."""
     from vllm.v1.engine.core import EngineCore
 
+    if multiprocessing.parent_process() is not None:
+        _end_with_parent()
     EngineCore.valet_control = _control
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies. A killed server must not leave an engine
+    behind that holds the memory, the store and the port of the next one."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _control(self: Any, command: bytes) -> "bytes | Future[bytes]":
     """Runs on the engine's thread, between two steps."""
-    return self.scheduler.connector.control(command)  # type: ignore[no-any-return]
+    return self.scheduler.connector.control(command)

@@ -103,6 +103,8 @@ class HostOffloadingWorker(OffloadingWorker):
         self._thread = None
         self._device.clear()
         self._host.clear()
+        # The region's name is gone since the scheduler mapped it; cleanup would look for it.
+        self._region._creator = False
         self._region.cleanup()
 
     def _submit(self, job: CopyJob) -> bool:

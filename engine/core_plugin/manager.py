@@ -102,7 +102,7 @@ class TierManager(TieringOffloadingManager):
         self.dram = dram
         self.ssd = ssd
         self.capacity = dram._num_chunks
-        self.chunk_bytes = int(dram.get_kv_memoryview().strides[0])  # type: ignore[index]
+        self.chunk_bytes = int(dram.get_kv_memoryview().strides[0])
         self._pending_patience_s = pending_patience_s
         self._waiters: dict[ChunkKey, ReadWaiter] = {}
         self._reading_since: dict[ChunkKey, float] = {}
@@ -266,7 +266,7 @@ class TierManager(TieringOffloadingManager):
                 if job_id not in self._jobs:
                     self.ssd.on_stored(job.keys)
 
-    # --- inside -------------------------------------------------------------------------------------
+    # --- inside ---------------------------------------------------------------------------------
 
     def _start_read(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> bool:
         """Start one read job; False when DRAM has no room for it now."""

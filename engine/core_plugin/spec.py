@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import time
 from typing import Any
 
 from cache_tiers.fingerprint import fingerprint
+from cache_tiers.store import StoreInUse
 from engine.core_plugin.host_worker import HostOffloadingWorker
 from engine.core_plugin.manager import DramTier, TierManager
 from engine.core_plugin.ssd_tier import SsdTier
@@ -19,6 +21,8 @@ from engine.core_plugin.vllm_compat import (
 )
 
 MINIMUM_DRAM_CHUNKS = 4
+STORE_PATIENCE_S = 20.0
+"""How long a starting engine waits for a store that a killed one is still closing."""
 
 
 class ValetSpec(TieringOffloadingSpec):
@@ -39,6 +43,8 @@ class ValetSpec(TieringOffloadingSpec):
 
     def __init__(self, config: OffloadingConfig) -> None:
         super().__init__(config)
+        self._manager: TierManager | None = None
+        self._worker: OffloadingWorker | None = None
         self.fingerprint = fingerprint({**self.extra_config["facts"], **_layout_facts(config)})
         if self.num_chunks < MINIMUM_DRAM_CHUNKS:
             raise ValueError(
@@ -48,9 +54,11 @@ class ValetSpec(TieringOffloadingSpec):
 
     def get_manager(self) -> TierManager:
         """The scheduler side's manager; made once."""
-        if self._manager is not None:
-            assert isinstance(self._manager, TierManager)
-            return self._manager
+        if self._manager is None:
+            self._manager = self._make_manager()
+        return self._manager
+
+    def _make_manager(self) -> TierManager:
         region = SharedOffloadRegion(
             engine_id=self._engine_id,
             num_chunks=self.num_chunks,
@@ -64,11 +72,10 @@ class ValetSpec(TieringOffloadingSpec):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(region.mmap_path)  # noqa: PTH108
             dram = DramTier(num_chunks=self.num_chunks, mmap_region=region)
-            self._manager = TierManager(dram, self._open_ssd(dram))
+            return TierManager(dram, self._open_ssd(dram))
         except Exception:
             region.cleanup()
             raise
-        return self._manager
 
     def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
         """vLLM's own worker on an accelerator; ours on the CPU platform."""
@@ -97,14 +104,21 @@ class ValetSpec(TieringOffloadingSpec):
         limit = int(self.extra_config["ssd_bytes"])
         if limit == 0:
             return None
-        return SsdTier(
-            self,
-            dram.get_kv_memoryview(),
-            "ssd",
-            root=str(self.extra_config["store_dir"]),
-            fingerprint=self.fingerprint,
-            bytes_limit=limit,
-        )
+        give_up_at = time.monotonic() + STORE_PATIENCE_S
+        while True:
+            try:
+                return SsdTier(
+                    self,
+                    dram.get_kv_memoryview(),
+                    "ssd",
+                    root=str(self.extra_config["store_dir"]),
+                    fingerprint=self.fingerprint,
+                    bytes_limit=limit,
+                )
+            except StoreInUse:
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.1)
 
 
 def _layout_facts(config: OffloadingConfig) -> dict[str, str | int]:
