@@ -86,7 +86,7 @@ class Manifests:
 
     @classmethod
     def in_memory(
-        cls, clock: Callable[[], float] = time.time, *, max_sessions: int = 10_000
+        cls, clock: Callable[[], float] = time.time, *, max_sessions: int = _MAX_SESSIONS
     ) -> "Manifests":
         """For a server without a disk: ``persist`` does nothing."""
         return cls(None, clock, max_sessions, OsFiles())

@@ -54,6 +54,8 @@ class Files(Protocol):
 
     def open(self, path: Path, *, writable: bool) -> int: ...
 
+    def size(self, file: int) -> int: ...
+
     def read(self, file: int, into: Sequence[memoryview], offset: int) -> int:
         """Bytes read, which may be fewer than asked for; 0 only at the end of the file."""
         ...
@@ -129,6 +131,9 @@ class OsFiles:
 
     def open(self, path: Path, *, writable: bool) -> int:
         return _open(path, os.O_RDWR if writable else os.O_RDONLY)
+
+    def size(self, file: int) -> int:
+        return os.fstat(file).st_size
 
     def read(self, file: int, into: Sequence[memoryview], offset: int) -> int:
         return os.preadv(file, into, offset)

@@ -1,7 +1,7 @@
 """What else is under the root: other fingerprints' folders, and files that are not ours.
 
-A segment or journal is known by its name, in a folder right under the root; nothing else is ever
-removed, and no symbolic link followed.
+A segment, a journal and the manifests beside them are known by their names, in a folder right
+under the root; nothing else is ever removed, and no symbolic link followed.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from cache_tiers.ssd.segment import PAGE_BYTES, id_in_name, pages
 from cache_tiers.store import StoreUnusable
 
 LOCK = "lock"
+MANIFESTS = "manifests"
+"""A session manifest may live in the store's folder under this name: it goes with the folder."""
 _MAX_FOREIGN_ENTRIES = 10_000
 
 
@@ -58,8 +60,8 @@ def survey(files: Files, root: Path, own: str) -> Survey:
             foreign.append((path, entry))
             continue
         content = files.entries(path)
-        ours = [e for e in content if e.is_file and id_in_name(e.name) is not None]
-        if ours or not content:
+        ours = [e for e in content if e.is_file and _is_ours(e.name)]
+        if len(ours) == len(content) or any(id_in_name(e.name) is not None for e in ours):
             size = pages(entry.bytes) + sum(pages(e.bytes) for e in ours)
             used = max((e.modified_at for e in ours), default=0.0)
             neighbours.append(Neighbour(path, tuple(e.name for e in ours), size, used))
@@ -69,10 +71,15 @@ def survey(files: Files, root: Path, own: str) -> Survey:
     return Survey(tuple(neighbours), _measure(files, root, foreign))
 
 
-def foreign_in(files: Files, folder: Path) -> int:
-    """Bytes taken by what is not ours in a store's own folder. May raise as ``survey``."""
+def bytes_beside(files: Files, folder: Path) -> int:
+    """Bytes taken by what is neither segment nor journal in a store's own folder. May raise as
+    ``survey``."""
     strangers = [e for e in files.entries(folder) if not e.is_file or id_in_name(e.name) is None]
     return _measure(files, folder, [(folder / e.name, e) for e in strangers])
+
+
+def _is_ours(name: str) -> bool:
+    return id_in_name(name) is not None or name in (MANIFESTS, f"{MANIFESTS}.new")
 
 
 def _measure(files: Files, root: Path, left: list[tuple[Path, Entry]]) -> int:

@@ -5,6 +5,7 @@ looked up never changes under it. Chunks are not padded: the KV of whole blocks 
 the page size by itself.
 """
 
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -185,5 +186,8 @@ class Segment:
         self.journal_extent = max(self.journal_extent, behind.end)
         self.dirty = True
         with opened(self.files, self.journal_path, writable=True) as file:
+            if self.files.size(file) < self.mark.end:
+                # A record behind a hole would never be found again.
+                raise OSError(errno.EIO, "the journal was cut short", str(self.journal_path))
             write_fully(self.files, file, [memoryview(data)], self.mark.end)
         self.mark = behind

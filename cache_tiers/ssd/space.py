@@ -13,11 +13,15 @@ from cache_tiers.eviction.policy import Candidate, EvictionPolicy
 from cache_tiers.ssd.files import Entry, Files
 from cache_tiers.ssd.index import Index
 from cache_tiers.ssd.journal import Header, Put
-from cache_tiers.ssd.neighbours import LOCK, Neighbour, folder_bytes, foreign_in, survey
+from cache_tiers.ssd.neighbours import LOCK, Neighbour, bytes_beside, folder_bytes, survey
 from cache_tiers.ssd.segment import Segment, id_in_name
 from cache_tiers.types import ChunkKey
 
 _log = logging.getLogger(__name__)
+
+_MARGIN = 64
+"""One part in so many of the limit is left for what others (the session manifest) write into the
+folder between two looks at it: one look a segment."""
 
 
 class Space:
@@ -41,19 +45,21 @@ class Space:
         self._folder = root / header.fingerprint
         self._header = header
         self._slots_per_segment = slots_per_segment
-        self._limit = bytes_limit
+        self._limit = bytes_limit - bytes_limit // _MARGIN
         self._lock: int | None = None
         self._next_id = 1
         self._segments: dict[int, Segment] = {}
         self._neighbours: list[Neighbour] = []
         self._foreign_bytes = 0
+        self._bytes_beside = 0
         self._active: Segment | None = None
         self.bytes_used = 0
         self.evicted_chunks = 0
 
     def smallest(self, key_bytes: int) -> int:
-        """Bytes that one segment of one chunk takes, folders included: a lower limit is absurd."""
-        return folder_bytes(1) + self._new_segment().bytes_used_with([ChunkKey(bytes(key_bytes))])
+        """The lowest limit under which there is room for one chunk."""
+        segment = self._new_segment().bytes_used_with([ChunkKey(bytes(key_bytes))])
+        return -(-(folder_bytes(1) + segment) * _MARGIN // (_MARGIN - 1))
 
     def load(self, deleted: dict[int, list[int]]) -> None:
         """Lock the root, then read what is on the medium into the index, slots in ``deleted``
@@ -64,7 +70,7 @@ class Space:
         self._lock = self._files.lock(self._root / LOCK)
         self._files.make_folder(self._folder)
         seen = survey(self._files, self._root, self._folder.name)
-        foreign = seen.foreign_bytes + foreign_in(self._files, self._folder)
+        beside = bytes_beside(self._files, self._folder)
         pairs: dict[int, dict[str, Entry]] = {}
         for entry in self._files.entries(self._folder):
             number = id_in_name(entry.name)
@@ -76,7 +82,8 @@ class Space:
         self._segments.clear()
         self._active = None
         self._neighbours = list(seen.neighbours)
-        self._foreign_bytes = foreign
+        self._foreign_bytes = seen.foreign_bytes
+        self._bytes_beside = beside
         for number in sorted(pairs):
             segment = self._load_segment(number, pairs[number], deleted.get(number, ()))
             self._active = segment if segment.slots < segment.capacity else None
@@ -94,6 +101,7 @@ class Space:
         self.bytes_used = (
             folder_bytes(len(self._segments))
             + self._foreign_bytes
+            + self._bytes_beside
             + sum(neighbour.bytes for neighbour in self._neighbours)
             + sum(segment.bytes_used for segment in self._segments.values())
         )
@@ -131,6 +139,7 @@ class Space:
             if active in keep:
                 return None
             self._evict(active)
+        self._bytes_beside = bytes_beside(self._files, self._folder)
         segment = self._new_segment()
         count = self._fit(segment, keys, keep)
         if not count:

@@ -76,6 +76,16 @@ def test_memory_until_persist(manifests: Manifests, path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_without_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifests = Manifests.in_memory(Clock(), max_sessions=1)
+    manifests.replace(A, keys(1))
+    manifests.replace(B, keys(2))
+    manifests.persist()
+    assert manifests.sessions() == [B]
+    assert not list(tmp_path.iterdir())
+
+
 def test_everything_comes_back(manifests: Manifests, path: Path) -> None:
     manifests.replace(A, keys(1, 2))
     manifests.replace(B, keys(1, 3))

@@ -168,6 +168,17 @@ def test_a_torn_journal_keeps_what_is_before(bench: Bench) -> None:
     assert bench.get(1, 2) == [OK, OK]
 
 
+def test_a_journal_cut_short_while_running_takes_no_more(bench: Bench) -> None:
+    bench.put(1, 2)
+    with bench.file("journal").open("r+b") as file:
+        file.truncate(60)
+    assert bench.put(3) == [REFUSED]
+    assert bench.put(3) == [STORED]
+    bench.store.delete([key(1)])
+    bench.reopen()
+    assert bench.get(1, 2, 3) == [MISSING, MISSING, OK]
+
+
 @pytest.mark.parametrize("garbage", [b"", b"\0" * 5000, b"VALETSEG" + b"\xff" * 99, b"x" * 77])
 def test_garbage_is_no_chunk_and_the_first_to_go(bench: Bench, garbage: bytes) -> None:
     bench.put(1)
@@ -239,6 +250,16 @@ def test_foreign_files_count_and_stay(bench: Bench) -> None:
     assert (bench.root / "f1" / "notes.txt").exists()
     with pytest.raises(StoreUnusable, match="in use"):
         bench.open()
+
+
+def test_a_manifest_in_the_folder_counts_and_goes_with_it(bench: Bench) -> None:
+    (bench.root / "f1" / "manifests").write_bytes(b"m" * 20 * CHUNK)
+    for number in range(100):
+        assert bench.put(number) == [STORED]
+    assert disk_bytes(bench.root) <= LIMIT
+    bench.reopen(fingerprint="f2")
+    assert bench.put(*range(80)) == [STORED] * 80
+    assert not (bench.root / "f1").exists()
 
 
 def test_foreign_files_may_leave_no_room(bench: Bench) -> None:
