@@ -1,0 +1,255 @@
+"""What Valet costs beside the bare engine when there is nothing to reuse.
+
+Valet and ``vllm serve`` run side by side with the same model and flags; an idle server takes next
+to no processor time, which is measured first. Every prompt is new and goes to both, one request
+at a time, in the order A B B A, so that a machine that gets slower or faster wrongs neither.
+After each of Valet's answers the next request waits until the answer's KV is on the SSD: what
+storing costs shows in that answer and not in the engine's next one. A figure is the median of the
+ratios of all pairs, with a bootstrap interval.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from load.client import Client
+from load.environment import describe
+from load.prose import Prose
+from load.report import Interval, Spread, bootstrap_median, spread_ms, table, verdict, write_json
+from load.server import (
+    REPOSITORY,
+    Server,
+    Sizes,
+    bare_engine,
+    make_home,
+    prepare_model,
+    running,
+    valet,
+)
+from load.stream import Streamed
+
+LENGTHS: Final = (300, 1500)
+OUTPUT_TOKENS: Final = 48
+PAIRS: Final = 20
+QUICK_PAIRS: Final = 6
+WANTED: Final = 1.03
+IDLE_S: Final = 5.0
+SIZES: Final = Sizes(device_kv=512 * 1024**2)
+DRAM: Final = 512 * 1024**2
+SSD: Final = 8 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One answer. Seconds."""
+
+    ttft: float
+    per_token: float
+    prompt_tokens: int
+    cached_tokens: int
+
+    @classmethod
+    def of(cls, answer: Streamed) -> "Measured":
+        """Of a stream with usage and at least two tokens."""
+        usage = answer.usage or {}
+        return cls(
+            ttft=answer.ttft,
+            per_token=answer.seconds_per_token or 0.0,
+            prompt_tokens=int(usage.get("prompt_tokens", 0)),
+            cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt's two answers."""
+
+    words: int
+    valet: Measured
+    engine: Measured
+
+    @property
+    def good(self) -> bool:
+        """Whether both computed all of one and the same prompt."""
+        both = (self.valet, self.engine)
+        return (
+            not any(m.cached_tokens for m in both)
+            and self.valet.prompt_tokens == self.engine.prompt_tokens
+            and all(m.per_token > 0 for m in both)
+        )
+
+
+def measure(
+    valet_client: Client, engine_client: Client, lengths: Sequence[int], pairs: int
+) -> list[Pair]:
+    """Blocking; both servers must run."""
+
+    def from_valet(messages: Sequence[dict[str, str]], name: str) -> Measured:
+        measured = Measured.of(valet_client.chat(messages, OUTPUT_TOKENS, name))
+        valet_client.wait_until_stored(name)
+        return measured
+
+    def from_engine(messages: Sequence[dict[str, str]], name: str) -> Measured:
+        return Measured.of(engine_client.chat(messages, OUTPUT_TOKENS, name))
+
+    for number in range(2):
+        for words in lengths:
+            name = f"warm-up-{number}-{words}"
+            from_valet(_messages(name, words), name)
+            from_engine(_messages(name, words), name)
+    done: list[Pair] = []
+    for number in range(pairs):
+        for words in lengths:
+            name = f"overhead-{number}-{words}"
+            messages = _messages(name, words)
+            if number % 2:
+                engine = from_engine(messages, name)
+                pair = Pair(words, from_valet(messages, name), engine)
+            else:
+                pair = Pair(words, from_valet(messages, name), from_engine(messages, name))
+            done.append(pair)
+            ttft, per_token = (f"{of(pair):.3f}" for of in (_ttft_ratio, _per_token_ratio))
+            note = "" if pair.good else "  not counted"
+            print(f"{number + 1}: {words:>5} words  ttft {ttft}  per token {per_token}{note}")
+    return done
+
+
+def summarize(pairs: Sequence[Pair], lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """A row a length, and one over all. Pure."""
+    rows = []
+    for words in (*lengths, None):
+        good = [p for p in pairs if p.good and words in (None, p.words)]
+        rows.append(
+            {
+                "words": words,
+                "prompt_tokens": Spread.of([p.valet.prompt_tokens for p in good]),
+                "valet_ttft_s": Spread.of([p.valet.ttft for p in good]),
+                "engine_ttft_s": Spread.of([p.engine.ttft for p in good]),
+                "ttft_ratio": bootstrap_median([_ttft_ratio(p) for p in good]),
+                "valet_per_token_s": Spread.of([p.valet.per_token for p in good]),
+                "engine_per_token_s": Spread.of([p.engine.per_token for p in good]),
+                "per_token_ratio": bootstrap_median([_per_token_ratio(p) for p in good]),
+            }
+        )
+    return rows
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> str:
+    """The table that a run prints. Pure."""
+
+    def of(row: dict[str, Any]) -> list[str]:
+        words = row["words"]
+        cells = [
+            "all"
+            if words is None
+            else f"{row['prompt_tokens'].median:.0f}"
+            if row["prompt_tokens"]
+            else "–"
+        ]
+        for what in ("ttft", "per_token"):
+            absolute = words is not None
+            cells += [
+                spread_ms(row[f"{who}_{what}_s"]) if absolute else "" for who in ("valet", "engine")
+            ]
+            cells.append(_interval(row[f"{what}_ratio"]))
+        return cells
+
+    header = ["prompt tokens"]
+    for what in ("first token", "a token"):
+        header += [f"Valet: {what}, ms", "engine", "ratio (95 % interval)"]
+    return table(header, [of(row) for row in rows])
+
+
+def judge(interval: Interval | None) -> bool | None:
+    """Whether the overhead is as wanted; None when the samples leave both open. Pure."""
+    if interval is None or interval.low <= WANTED < interval.high:
+        return None
+    return interval.high <= WANTED
+
+
+def idle_share(server: Server, clock: Callable[[], float], sleep: Callable[[float], None]) -> float:
+    """Of one core, taken by a server to which nobody speaks for ``IDLE_S``."""
+    began, used = clock(), server.cpu_seconds()
+    sleep(IDLE_S)
+    return (server.cpu_seconds() - used) / (clock() - began)
+
+
+def _messages(seed: str, words: int) -> list[dict[str, str]]:
+    """Other from the first word on: the template's own system message would be shared."""
+    prose = Prose(seed)
+    return [
+        {"role": "system", "content": prose.words(words // 4)},
+        {"role": "user", "content": prose.words(words - words // 4)},
+    ]
+
+
+def _ttft_ratio(pair: Pair) -> float:
+    return pair.valet.ttft / pair.engine.ttft
+
+
+def _per_token_ratio(pair: Pair) -> float:
+    return pair.valet.per_token / pair.engine.per_token if pair.engine.per_token else 0.0
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{interval.median:.3f} ({interval.low:.3f}–{interval.high:.3f})"
+
+
+def main() -> None:
+    """Run, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(prog="load.bench_overhead", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of each length ({PAIRS})")
+    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK_PAIRS} pairs")
+    parser.add_argument("--no-tiers", action="store_true", help="Valet with its device tier alone")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/overhead.json")
+    options = parser.parse_args()
+    pairs = min(QUICK_PAIRS, options.pairs) if options.quick else options.pairs
+    dram, ssd = (0, 0) if options.no_tiers else (DRAM, SSD)
+    environment = describe()
+    with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
+        home = make_home(Path(folder))
+        ours = valet(home, sizes=SIZES, dram=dram, ssd=ssd)
+        engine = bare_engine(Path(folder), prepare_model(home), sizes=SIZES)
+        with running(ours, engine):
+            idle = {
+                name: idle_share(server, time.monotonic, time.sleep)
+                for name, server in (("valet", ours), ("engine", engine))
+            }
+            told = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
+            print(f"Idle, of one core: {told}")
+            with Client(ours.url) as valet_client, Client(engine.url) as engine_client:
+                measured = measure(valet_client, engine_client, LENGTHS, pairs)
+    rows = summarize(measured, LENGTHS)
+    print(f"\n{draw(rows)}\n")
+    goals = {what: judge(rows[-1][f"{what}_ratio"]) for what in ("ttft", "per_token")}
+    for what, met in goals.items():
+        told = "uncertain: more pairs are needed" if met is None else verdict(met)
+        print(f"{what} within {WANTED - 1:.0%} of the engine: {told}")
+    bad = sum(not pair.good for pair in measured)
+    print(f"{len(measured)} pairs, {bad} not counted; samples in {options.out}")
+    write_json(
+        options.out,
+        {
+            "environment": environment,
+            "tiers": not options.no_tiers,
+            "output_tokens": OUTPUT_TOKENS,
+            "idle_core_share": idle,
+            "wanted": goals,
+            "lengths": [{k: _plain(v) for k, v in row.items()} for row in rows],
+            "pairs": [asdict(pair) for pair in measured],
+        },
+    )
+
+
+def _plain(value: Spread | Interval | int | None) -> Any:
+    return asdict(value) if isinstance(value, Spread | Interval) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What simulated users do, one kind a module."""
