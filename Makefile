@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve doctor test check lock bench-resume bench-overhead clean install install-dev
+.PHONY: help serve doctor test check lock bench-resume bench-overhead load clean install install-dev
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -26,11 +26,14 @@ check: install-dev  ## Lint, format, types, imports between packages, unit tests
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -m pytest tests/unit
 
-bench-resume: install  ## How fast a parked session comes back
-	$(VENV_PYTHON) -m load.bench_resume
+bench-resume: install  ## How fast a parked session comes back (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_resume $(ARGS)
 
-bench-overhead: install  ## What Valet costs beside the bare engine
-	$(VENV_PYTHON) -m load.bench_overhead
+bench-overhead: install  ## What Valet costs beside the bare engine (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_overhead $(ARGS)
+
+load: install-dev  ## Agents at work, two minutes (HOST=URL of a running server, ARGS=…)
+	$(VENV_PYTHON) -m load $(if $(HOST),--host $(HOST)) $(ARGS)
 
 lock: install  ## Resolve requirements/*.in again
 	$(VENV_PYTHON) requirements/lock.py

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from load.report import percentile
+from load.report import ms, percentile, table
 
 _TIERS = ("device", "dram", "ssd")
 
@@ -61,6 +61,27 @@ class ReuseTally:
 
     def _share(self, tokens: int) -> float | None:
         return tokens / self.prompt_tokens if self.prompt_tokens else None
+
+
+def draw(summary: Mapping[str, Any]) -> str:
+    """A tally's summary as two tables."""
+    prompt = max(1, summary["prompt_tokens"])
+    tokens = {"computed": summary["computed_tokens"], **summary["reused_tokens"]}
+    sources = table(
+        ["source", "tokens", "share"],
+        [[name, f"{count:,}", f"{count / prompt:.1%}"] for name, count in tokens.items()],
+    )
+    times = table(
+        ["source", "answers", "p50", "p90", "p99"],
+        [
+            [name, str(of["count"]), *[ms(of[p]) for p in ("p50", "p90", "p99")]]
+            for name, of in summary["ttft_s"].items()
+        ],
+    )
+    return (
+        f"{summary['answers']} answers; prompt tokens by where they came from\n{sources}\n\n"
+        f"Time to first token, ms, by where most of the prompt came from\n{times}"
+    )
 
 
 def _percentiles(samples: list[float]) -> dict[str, float | int | None]:

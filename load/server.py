@@ -26,8 +26,6 @@ START_S = 300
 STOP_S = 60
 _POLL_S = 0.1
 
-_ENGINE_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-
 
 class ServerFailed(Exception):
     """A server did not start."""
@@ -60,13 +58,12 @@ class Server:
         """Returns when the server is healthy. Raises ServerFailed; nothing runs on then."""
         if self.process is not None:
             raise ServerFailed("the server runs already")
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VALET_", "PORT"))}
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=REPOSITORY,
-                env={**inherited, **_ENGINE_ENV, **self.env},
+                env={**_environment(), **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -143,12 +140,15 @@ def valet(home: Path, *, sizes: Sizes, dram: int, ssd: int) -> Server:
 
 
 def bare_engine(home: Path, model: Path, *, sizes: Sizes) -> Server:
-    """``vllm serve`` with the flags that Valet gives its engine, less the connector."""
+    """``vllm serve`` with the flags that Valet gives its engine, less the connector.
+
+    Started by the module that the command runs: in CPU builds of vLLM the command itself fails,
+    as it asks for the version of a package of another name.
+    """
     port = _free_port()
     command = [
-        str(Path(sys.executable).with_name("vllm")),
-        "serve",
-        str(model),
+        *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
+        f"--model={model}",
         f"--served-model-name={model.name}",
         "--host=127.0.0.1",
         f"--port={port}",
@@ -161,16 +161,18 @@ def bare_engine(home: Path, model: Path, *, sizes: Sizes) -> Server:
         "--tool-strict-level=parameter",
         "--enforce-eager",
     ]
-    return Server(command, {}, home / "engine.log", port)
+    # Without Valet's own plugin, which an installation of Valet adds to every vLLM beside it.
+    return Server(command, {"VLLM_PLUGINS": ""}, home / "engine.log", port)
 
 
 def make_home(folder: Path) -> Path:
     """An empty VALET_HOME in ``folder`` whose models are shared with earlier benchmarks."""
     home = folder / "home"
     home.mkdir(mode=0o700)
-    build = REPOSITORY / "build"
-    shared = next((p for p in (build / "test-models",) if p.is_dir()), build / "bench" / "models")
-    shared.mkdir(parents=True, exist_ok=True)
+    shared = REPOSITORY / "build" / "test-models"
+    if not shared.is_dir():
+        shared = REPOSITORY / "build" / "bench" / "models"
+        shared.mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(shared)
     return home
 
@@ -180,7 +182,7 @@ def prepare_model(home: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "app", "models", "prepare"],
         cwd=REPOSITORY,
-        env={**os.environ, "VALET_HOME": str(home)},
+        env={**_environment(), "VALET_HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
         timeout=START_S,
@@ -193,7 +195,11 @@ def prepare_model(home: Path) -> Path:
 
 @contextlib.contextmanager
 def running(*servers: Server) -> Iterator[None]:
-    """Start servers one after another; whatever happens, none is left running."""
+    """Start servers one after another; whatever happens, SIGTERM too, none is left running.
+
+    Main thread only.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         for server in servers:
             server.start()
@@ -201,6 +207,13 @@ def running(*servers: Server) -> Iterator[None]:
     finally:
         for server in servers:
             server.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without settings of Valet: a benchmark's server has the benchmark's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("VALET_") and k != "PORT"}
+    return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def _free_port() -> int:
