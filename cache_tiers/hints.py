@@ -63,7 +63,7 @@ class GetStatus(_Wire, frozen=True):
 
 class Park(_Wire, frozen=True):
     """Complete the SSD copy of a session, then free its device blocks and DRAM chunks that no
-    other session holds. Replied to with ``SessionKv`` when the copy is complete."""
+    session in use holds. Replied to with ``SessionKv`` when the copy is complete."""
 
     session: SessionKey
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
@@ -58,6 +59,8 @@ class SessionLLM(AsyncLLM):
         generation = Generation(started_at=time.monotonic())
         turn.generations.append(generation)
         salted = {**prompt, "cache_salt": turn.cache_salt}
+        # The client may have chosen the id: reports are looked up by it, so nobody else has it.
+        request_id = f"{request_id}-{secrets.token_hex(8)}"
         accepted = False
         try:
             async for output in super().generate(salted, sampling_params, request_id, **kwargs):
@@ -133,6 +136,11 @@ class VllmEngine:
         """See EnginePort. Takes about 20 s on CPU."""
         sweep(self._shared_memory)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if not self._config.cuda:
+            # The first request for logprobs would make everybody wait 15 s for the compiler.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        # vLLM leaves its message queues to multiprocessing's clean-up, which warns of each.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing")
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(
             arguments(self._config, await asyncio.to_thread(facts, self._config))
         )

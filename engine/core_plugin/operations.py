@@ -30,8 +30,8 @@ class SessionsView(Protocol):
 
     def describe(self, session: SessionKey) -> SessionKv: ...
 
-    def free_upper_copies(self, session: SessionKey) -> None:
-        """Free device blocks and DRAM chunks that only this session holds and that SSD has."""
+    def park(self, session: SessionKey) -> None:
+        """Free device blocks and DRAM chunks that SSD has and that only parked sessions hold."""
         ...
 
     def forget(self, session: SessionKey) -> list[ChunkKey]:
@@ -80,7 +80,7 @@ class ParkOperation:
             self._flush = ssd.flush()
         if not self._flush.done():
             return None
-        self._view.free_upper_copies(self._session)
+        self._view.park(self._session)
         return self._view.describe(self._session)
 
 

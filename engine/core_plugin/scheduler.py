@@ -96,6 +96,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         super().on_new_request(request)
         session = SessionKey(request.session_id) if request.session_id else None
         held = self.sessions.chain(session) if session else None
+        if session:
+            self.sessions.unpark(session)
         self.ledger.begin(request.request_id, session, held)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
@@ -212,9 +214,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Where the session's chunks are."""
         return self.sessions.describe(session)
 
-    def free_upper_copies(self, session: SessionKey) -> None:
+    def park(self, session: SessionKey) -> None:
         """See SessionChunks."""
-        self.sessions.free_upper_copies(session)
+        self.sessions.park(session)
 
     def forget(self, session: SessionKey) -> list[ChunkKey]:
         """See SessionChunks."""

@@ -4,6 +4,7 @@ Scheduler thread only. The chains survive a restart (``cache_tiers.manifest``); 
 not.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -50,6 +51,8 @@ class SessionChunks:
         self._tokens_per_chunk = tokens_per_chunk
         self._manifests = manager.ssd.manifests if manager.ssd else Manifests.in_memory()
         self._block_hashes: dict[SessionKey, tuple[bytes, ...]] = {}
+        self._parked: dict[SessionKey, tuple[ChunkKey, ...]] = {}
+        self._parked_holders: Counter[ChunkKey] = Counter()
         self.device: DeviceBlocks | None = None
 
     def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None:
@@ -91,15 +94,27 @@ class SessionChunks:
         described = (self.describe(session) for session in self._manifests.sessions())
         return [kv for kv in described if any(kv.tokens_by_tier.values())]
 
-    def free_upper_copies(self, session: SessionKey) -> None:
-        """Free device blocks and DRAM chunks that only this session holds and that SSD has."""
-        ssd = self._manager.ssd
-        if ssd is None:
+    def park(self, session: SessionKey) -> None:
+        """Free device blocks and DRAM chunks that SSD has and that only parked sessions hold."""
+        ssd, chain = self._manager.ssd, self.chain(session)
+        if ssd is None or chain is None:
             return
-        self._free(session, {k for k in self._manifests.exclusive(session) if ssd.contains(k)})
+        self.unpark(session)
+        self._parked[session] = chain
+        self._parked_holders.update(chain)
+        idle = (k for k in chain if self._parked_holders[k] == self._manifests.holders(k))
+        self._free(session, {key for key in idle if ssd.contains(key)})
+
+    def unpark(self, session: SessionKey) -> None:
+        """The session is in use again: parking another leaves its chunks alone."""
+        self._parked_holders.subtract(keys := self._parked.pop(session, ()))
+        for key in keys:
+            if not self._parked_holders[key]:
+                del self._parked_holders[key]
 
     def forget(self, session: SessionKey) -> list[ChunkKey]:
         """Drop the session and free its upper copies; returns chunks that nobody holds now."""
+        self.unpark(session)
         self._free(session, set(self._manifests.exclusive(session)))
         self._block_hashes.pop(session, None)
         return self._manifests.drop(session)

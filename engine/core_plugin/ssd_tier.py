@@ -193,6 +193,8 @@ class SsdTier(SecondaryTierManager):
         self._writer.submit(self.manifests.persist)
         self._writer.shutdown(wait=True)
         self.store.close()
+        # The DRAM region can only be unmapped when nothing points into it any more.
+        self._rows = np.empty((0, 0), dtype=np.int8)
 
     # --- metrics ---------------------------------------------------------------------------------
 

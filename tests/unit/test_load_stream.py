@@ -1,100 +1,101 @@
-"""Streams as clients see them."""
-
-import itertools
-import json
-from collections.abc import Iterator
-from typing import Any
+"""The load stream: windows, runs, failures."""
 
 import pytest
 
-from load.stream import BrokenStream, Streamed, read_stream
+from cache_tiers.types import ChunkKey, MissReason
+from engine.core_plugin.load_stream import LoadItem, LoadStream
 
 
-def _clock() -> "itertools.count[float]":
-    return itertools.count(100.0, 1.0)
+def key(n: int) -> ChunkKey:
+    return ChunkKey(bytes([n]))
 
 
-def _lines(*events: dict[str, Any], done: bool = True) -> Iterator[str]:
-    for event in events:
-        yield f"data: {json.dumps(event)}"
-        yield ""
-    if done:
-        yield "data: [DONE]"
+def stream(count: int, patience_s: float = 5.0) -> LoadStream:
+    items = [LoadItem(key(i), 0, i, (100 + i,)) for i in range(count)]
+    return LoadStream(items, now=0.0, patience_s=patience_s)
 
 
-def _read(lines: Iterator[str] | list[bytes]) -> Streamed:
-    """Every event, the [DONE] too, comes a second after the one before; sent at 99."""
-    clock = _clock()
-    return read_stream(lines, 99.0, lambda: next(clock))
+def test_reads_in_prefix_order_and_no_more_than_asked() -> None:
+    load = stream(5)
+    assert load.to_read(2) == [key(0), key(1)]
+    load.on_reading([key(0), key(1)])
+    assert load.to_read(2) == [key(2), key(3)]
+    assert load.to_read(0) == []
+    assert load.in_dram() == 2
 
 
-def _chat(**delta: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta}]}
+def test_copies_contiguous_runs_only() -> None:
+    load = stream(4)
+    load.on_ready([key(0), key(2), key(3)], now=0.0)
+    assert [item.key for item in load.take_run()] == [key(0)]
+    assert [item.key for item in load.take_run()] == [key(2), key(3)]
+    assert load.take_run() == []
 
 
-def _completion(text: str) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "text": text}]}
+def test_runs_do_not_cross_groups() -> None:
+    items = [LoadItem(key(0), 0, 0, (1,)), LoadItem(key(1), 1, 1, (1,))]
+    load = LoadStream(items, now=0.0, patience_s=1.0)
+    load.on_ready([key(0), key(1)], now=0.0)
+    assert len(load.take_run()) == 1
+    assert len(load.take_run()) == 1
 
 
-END = {
-    "choices": [],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 3},
-    "kv_receipt": {"turn": 1},
-}
+def test_ends_when_all_is_copied() -> None:
+    load = stream(2)
+    load.on_ready([key(0), key(1)], now=0.0)
+    run = load.take_run()
+    assert not load.ended
+    load.on_copied([item.key for item in run], now=0.0)
+    assert load.ended
+    assert load.failure is None
+    assert load.lost() == ()
 
 
-def test_a_chat_begins_with_its_first_word() -> None:
-    answer = _read(
-        _lines(_chat(role="assistant", content=""), _chat(content="a"), _chat(content=" b"), END)
-    )
-    assert answer.text == "a b"
-    assert answer.ttft == 2
-    assert answer.piece_times == (2, 3)
-    assert answer.gaps == (1,)
-    assert answer.ended == 6
-    assert answer.receipt == {"turn": 1}
+def test_a_failed_read_ends_the_stream_there() -> None:
+    load = stream(4)
+    load.on_reading([key(0), key(1), key(2)])
+    load.on_ready([key(0), key(2)], now=0.0)
+    load.on_failed(key(1), MissReason.CORRUPT_CHUNK)
+    assert load.to_read(9) == []
+    assert not load.wants(key(1))
+    run = load.take_run()
+    assert [item.key for item in run] == [key(0)]
+    assert load.pinned_leftovers() == [key(2)]
+    load.on_copied([key(0)], now=0.0)
+    assert load.ended
+    assert load.failure is MissReason.CORRUPT_CHUNK
+    assert [item.block_ids for item in load.lost()] == [(101,), (102,), (103,)]
 
 
-def test_every_event_of_a_completion_is_a_token_even_without_text() -> None:
-    answer = _read(_lines(_completion(""), _completion("x"), END))
-    assert answer.ttft == 1
-    assert answer.text == "x"
+def test_waits_for_a_running_copy_before_it_ends() -> None:
+    load = stream(2)
+    load.on_ready([key(1)], now=0.0)
+    load.take_run()
+    load.on_failed(key(0), MissReason.IO_TIMEOUT)
+    assert not load.ended
+    load.on_copied([key(1)], now=0.0)
+    assert load.ended
+    assert len(load.lost()) == 2
 
 
-def test_a_tool_call_is_an_answer() -> None:
-    call = {"index": 0, "function": {"name": "search"}}
-    assert _read(_lines(_chat(role="assistant"), _chat(tool_calls=[call]), END)).ttft == 2
+def test_gives_up_without_progress_and_not_before() -> None:
+    load = stream(2, patience_s=5.0)
+    load.on_reading([key(0), key(1)])
+    load.check_patience(5.0)
+    assert load.failure is None
+    load.on_ready([key(0)], now=4.0)
+    load.on_copied([item.key for item in load.take_run()], now=4.5)
+    load.check_patience(9.0)
+    assert load.failure is None
+    load.check_patience(9.6)
+    assert load.failure is MissReason.IO_TIMEOUT
+    assert load.failed_at == 1
+    assert load.ended
 
 
-def test_the_server_counts_the_tokens() -> None:
-    answer = _read(_lines(_completion("ab"), _completion("c"), END))
-    assert answer.output_tokens == 3
-    assert answer.seconds_per_token == 0.5
-
-
-def test_without_usage_pieces_count() -> None:
-    answer = _read(_lines(_completion("a")))
-    assert answer.output_tokens == 1
-    assert answer.seconds_per_token is None
-    assert answer.receipt is None
-
-
-def test_lines_may_be_bytes() -> None:
-    lines = [line.encode() for line in _lines(_completion("ü"), END)]
-    assert _read(lines).text == "ü"
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [],
-        list(_lines(_completion("a"), done=False)),
-        list(_lines(END)),
-        ["data: {", "data: [DONE]"],
-        ["data: 3", "data: [DONE]"],
-        list(_lines(_completion("a"), {"error": {"message": "the engine died"}})),
-    ],
-)
-def test_what_is_no_whole_answer_is_broken(lines: list[str]) -> None:
-    with pytest.raises(BrokenStream):
-        _read(iter(lines))
+def test_an_impossible_report_is_a_bug() -> None:
+    load = stream(1)
+    with pytest.raises(ValueError, match="WAITING"):
+        load.on_copied([key(0)], now=0.0)
+    with pytest.raises(ValueError, match="twice"):
+        LoadStream([load.items[0], load.items[0]], now=0.0, patience_s=1.0)

@@ -1,0 +1,276 @@
+"""The key promise: a resumed session says what it would have said had its KV never left the device.
+
+The reference is a second tenant on a server whose KV stays on the device: same prompts, same
+cached boundaries, no park, no restart. (A run without any cache is no reference: the engine's own
+prefix cache changes the shapes of what is computed, and with them the last bits.)
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_tiers.manifest import Manifests
+from cache_tiers.ssd.store import SsdConfig, SsdStore
+from cache_tiers.store import ReadOutcome
+from cache_tiers.types import ChunkKey, SessionKey
+from tests.integration.conversations import Messages, conversations
+from tests.valet_process import MODEL, ValetProcess
+
+TURNS = 6
+REFERENCE = {"Authorization": "Bearer reference"}
+RESUMED = {"Authorization": "Bearer resumed"}
+STEP = 2048
+"""Tokens that the engine prefills in one step, its default."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
+    home = tmp_path_factory.mktemp("exact") / "home"
+    with ValetProcess(home, {"VALET_API_KEYS": "reference,resumed"}) as server:
+        yield server
+
+
+class Answer:
+    """One greedy answer: what was said, and what its receipt says."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        choice = body["choices"][0]
+        self.tokens: list[int] = choice["token_ids"]
+        self.text: str = choice.get("text") or choice["message"]["content"]
+        self.prompt: list[int] = body.get("prompt_token_ids") or choice["prompt_token_ids"]
+        self.receipt: dict[str, Any] = body["kv_receipt"]
+        self.reused: dict[str, int] = self.receipt["reused_tokens"]
+        details = body["usage"]["prompt_tokens_details"]
+        assert details["cached_tokens"] == self.boundary
+
+    @property
+    def boundary(self) -> int:
+        return sum(self.reused.values())
+
+    @property
+    def reasons(self) -> list[str]:
+        return [miss["reason"] for miss in self.receipt["miss"]]
+
+
+def chat(server: ValetProcess, key: dict[str, str], session: str, messages: Messages) -> Answer:
+    body = {"model": MODEL, "messages": messages, "session_id": session}
+    return _ask(server, key, "/v1/chat/completions", body)
+
+
+def complete(server: ValetProcess, key: dict[str, str], session: str, prompt: list[int]) -> Answer:
+    body = {"model": MODEL, "prompt": prompt, "session_id": session}
+    return _ask(server, key, "/v1/completions", body)
+
+
+def _ask(server: ValetProcess, key: dict[str, str], path: str, body: dict[str, Any]) -> Answer:
+    settings = {"temperature": 0, "max_tokens": 16, "return_token_ids": True}
+    with server.client(headers=key) as client:
+        response = client.post(path, json=body | settings)
+    assert response.status_code == 200, response.text
+    return Answer(response.json())
+
+
+def park(server: ValetProcess, key: dict[str, str], session: str) -> dict[str, Any]:
+    with server.client(headers=key) as client:
+        response = client.post(f"/v1/sessions/{session}/park")
+    assert response.status_code == 200, response.text
+    parked: dict[str, Any] = response.json()
+    return parked
+
+
+def prompt_tokens(seed: int, count: int) -> list[int]:
+    """A prompt of exactly ``count`` tokens."""
+    value = 1000 + seed
+    tokens = []
+    for _ in range(count):
+        value = (value * 1103515245 + 12345) % 2**31
+        tokens.append(1000 + value % 40000)
+    return tokens
+
+
+@pytest.mark.engine
+def test_transcripts_after_park_and_restart(server: ValetProcess) -> None:
+    """Each turn after a park, and in the middle after a kill and a restart."""
+    for number, turns in enumerate(conversations(count=2, turns=TURNS, max_characters=14_000)):
+        session = f"transcript-{number}"
+        reference = [chat(server, REFERENCE, session, messages) for messages in turns]
+        assert any(answer.reused["device"] for answer in reference[1:])
+        for i, messages in enumerate(turns):
+            answer = chat(server, RESUMED, session, messages)
+            assert answer.tokens == reference[i].tokens, f"conversation {number}, turn {i}"
+            assert answer.boundary == reference[i].boundary
+            if i > 0:
+                assert answer.reused["ssd"] == answer.boundary
+            assert park(server, RESUMED, session)["kv"]["ssd_complete"]
+            if i == TURNS // 2:
+                server.kill()
+                server.start()
+
+
+@pytest.mark.engine
+def test_own_words_after_park_and_restart(server: ValetProcess) -> None:
+    """A history of the model's own answers: generated tokens are saved and restored too."""
+    opening = [{"role": "user", "content": "List the colours of the rainbow, slowly. " * 60}]
+
+    def converse(key: dict[str, str], leave: Any) -> list[Answer]:
+        messages: Messages = list(opening)
+        answers = []
+        for _ in range(4):
+            answer = chat(server, key, "own-words", messages)
+            answers.append(answer)
+            messages = [
+                *messages,
+                {"role": "assistant", "content": answer.text},
+                {"role": "user", "content": "And then? Tell me more about the next one. " * 12},
+            ]
+            leave()
+        return answers
+
+    def leave() -> None:
+        park(server, RESUMED, "own-words")
+        server.kill()
+        server.start()
+
+    reference = converse(REFERENCE, lambda: None)
+    resumed = converse(RESUMED, leave)
+    assert [a.tokens for a in resumed] == [a.tokens for a in reference]
+    assert [a.boundary for a in resumed] == [a.boundary for a in reference]
+    assert resumed[-1].reused["ssd"] > STEP // 4
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fault", ["flipped byte", "missing segment", "truncated segment"])
+def test_after_a_fault_on_disk(tmp_path: Path, fault: str) -> None:
+    """No byte of a bad chunk is used; what follows it is computed; the receipt says why."""
+    prompt = prompt_tokens(7, STEP + 700)
+    block = 128
+    with ValetProcess(tmp_path / "home", {"VALET_API_KEYS": "reference,resumed"}) as server:
+        cold = complete(server, RESUMED, "faulty", prompt)
+        assert park(server, RESUMED, "faulty")["kv"]["ssd_complete"]
+        assert server.stop() == 0
+        segments = sorted(server.store.glob("*/*.segment"))
+        chunk = 2949120
+        if fault == "flipped byte":
+            # The session is the store's first: its chunks are the first slots, in order.
+            with segments[0].open("r+b") as file:
+                file.seek(STEP // block * chunk + chunk // 2)
+                byte = file.read(1)
+                file.seek(-1, 1)
+                file.write(bytes([byte[0] ^ 1]))
+            good = STEP
+        elif fault == "truncated segment":
+            with segments[0].open("r+b") as file:
+                file.truncate(chunk // 2)
+            good = 0
+        else:
+            segments[0].unlink()
+            good = 0
+        server.start()
+        if good:
+            # The same boundary on the device: first the good part alone, then the whole.
+            complete(server, REFERENCE, "faulty", [*prompt[:good], 17])
+            expected = complete(server, REFERENCE, "faulty", prompt)
+            assert expected.reused["device"] == good
+        else:
+            expected = cold
+        answer = complete(server, RESUMED, "faulty", prompt)
+        assert answer.tokens == expected.tokens
+        assert answer.boundary == good
+        expected_reason = "corrupt_chunk" if fault == "flipped byte" else None
+        assert answer.reasons[0] in ([expected_reason] if expected_reason else _LOST)
+        assert answer.receipt["miss"][0]["at_token"] == good
+        # Healed: what was computed again is stored again.
+        park(server, RESUMED, "faulty")
+        healed = complete(server, RESUMED, "faulty", prompt)
+        assert healed.boundary == len(prompt) // block * block
+        assert healed.reused["ssd"] == healed.boundary
+
+
+_LOST = ["corrupt_chunk", "evicted"]
+
+
+@pytest.mark.engine
+def test_a_changed_model_under_the_same_path(tmp_path: Path) -> None:
+    """Other weights at the same path: nothing of the old ones is used, and the receipt says so."""
+    from safetensors.torch import load_file, save_file
+
+    server = ValetProcess(tmp_path / "home")
+    model = tmp_path / "model"
+    prompt = prompt_tokens(9, 600)
+    with server:
+        server.stop()
+        folder = next(p for p in (server.home / "models").iterdir() if (p / "config.json").exists())
+        shutil.copytree(folder, model)
+        server.start(VALET_MODEL=str(model), VALET_SERVED_MODEL_NAME=MODEL)
+        _ask(server, {}, "/v1/completions", {"model": MODEL, "prompt": prompt, "session_id": "m"})
+        park(server, {}, "m")
+        server.stop()
+        weights = load_file(model / "model.safetensors")
+        name = next(n for n in weights if "layers.0" in n and "k_proj" in n)
+        weights[name][0, 0] += 1.0
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        server.start(VALET_MODEL=str(model), VALET_SERVED_MODEL_NAME=MODEL)
+        answer = complete(server, {}, "m", prompt)
+        assert answer.boundary == 0
+        assert answer.reasons[0] == "fingerprint_changed"
+
+
+@pytest.mark.engine
+def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
+    """KV goes device → SSD → device of another process → SSD of another store, unchanged.
+
+    DRAM is a quarter of the prefix, so that most chunks of the second copy can only come from the
+    device, and the restore streams through DRAM.
+    """
+    chunk, block = 2949120, 128
+    prompt = prompt_tokens(11, 56 * block + 40)
+    home, first = tmp_path / "home", tmp_path / "first"
+    server = ValetProcess(home, {"VALET_DRAM": f"{14 * chunk // 1024}KiB"})
+    with server:
+        complete(server, {}, "bytes", prompt)
+        assert park(server, {}, "bytes")["kv"]["ssd_complete"]
+        again = complete(server, {}, "bytes", prompt)
+        assert again.reused["ssd"] >= 0.9 * len(prompt)
+        assert again.receipt["bytes_loaded"] == 56 * chunk
+        read = metric(server, "vllm:kv_offload_tiering_read_bytes_total")
+        assert read == 56 * chunk, "a byte was read twice"
+        server.kill()
+        server.start()
+        restored = complete(server, {}, "bytes", prompt)
+        assert restored.reused["ssd"] == again.reused["ssd"]
+        assert restored.tokens == again.tokens
+        shutil.copytree(server.store, first)
+        # The disk loses everything. The first write afterwards fails, the next finds an empty disk;
+        # from then on the device's chunks are on no disk, and are stored again.
+        fingerprint = next(p.name for p in server.store.iterdir() if p.is_dir())
+        shutil.rmtree(server.store / fingerprint)
+        for seed in (21, 22, 23):
+            tail = prompt_tokens(seed, 2 * block)
+            assert complete(server, {}, "bytes", prompt + tail).reused["device"] >= 56 * block
+            park_failed = metric(server, "vllm:valet_ssd_failed_writes_total")
+            assert park_failed > 0
+        assert park(server, {}, "bytes")["kv"]["ssd_complete"]
+        assert server.stop() == 0
+    keys = Manifests.open(first / fingerprint / "manifests").get(SessionKey("local/bytes"))
+    assert keys is not None
+    assert len(keys) == 56
+    assert chunks(first, fingerprint, keys, chunk) == chunks(server.store, fingerprint, keys, chunk)
+
+
+def chunks(root: Path, fingerprint: str, keys: Sequence[ChunkKey], size: int) -> list[bytes]:
+    """The chunks' bytes, read from a store that no server uses."""
+    store = SsdStore.open(SsdConfig(root, fingerprint, size, 2 << 30))
+    buffers = [bytearray(size) for _ in keys]
+    outcomes = store.get(keys, [memoryview(buffer) for buffer in buffers])
+    store.close()
+    assert outcomes == [ReadOutcome.OK] * len(keys)
+    return [bytes(buffer) for buffer in buffers]
+
+
+def metric(server: ValetProcess, name: str) -> float:
+    with server.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
