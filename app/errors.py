@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -84,16 +83,16 @@ def problem_of(error: Exception) -> Problem | None:
             return None
 
 
-def respond(problem: Problem, *, anthropic: bool = False) -> JSONResponse:
-    """The answer, in OpenAI's shape or in Anthropic's."""
-    body: dict[str, Any] = {"type": problem.type, "message": problem.message}
-    content: dict[str, Any]
-    if anthropic:
-        content = {"type": "error", "error": body}
-    else:
-        content = {"error": {**body, "param": problem.param, "code": problem.code}}
+def respond(problem: Problem) -> JSONResponse:
+    """The answer, in OpenAI's shape."""
+    error = {
+        "type": problem.type,
+        "message": problem.message,
+        "param": problem.param,
+        "code": problem.code,
+    }
     headers = {"www-authenticate": "Bearer"} if problem is UNAUTHENTICATED else None
-    return JSONResponse(content, status_code=problem.status, headers=headers)
+    return JSONResponse({"error": error}, status_code=problem.status, headers=headers)
 
 
 def _unavailable(code: str, message: str) -> Problem:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.answers import Answer
 from app.auth import Authenticator, tenant_salt
 from app.errors import NOT_SERVED, UNAUTHENTICATED, Problem, bad_parameter, respond, too_large
+from app.refusals import Refusals
 from app.resolve import BadSessionName, for_engine, parse_body, resolve_session
 from app.turns import TurnDesk
 from app.wire import API_OF_PATH, Api
@@ -63,7 +64,8 @@ class SessionLayer:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            anthropic = scope["path"].startswith(Api.MESSAGES.value)
+            await self._http(scope, receive, Refusals(send, anthropic=anthropic))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -77,9 +79,9 @@ class SessionLayer:
         headers = _headers(scope)
         tenant = self._auth.tenant(headers)
         if tenant is None:
-            await _refuse(UNAUTHENTICATED, api, scope, receive, send)
+            await respond(UNAUTHENTICATED)(scope, receive, send)
         elif api is None and path not in _KEYED and not path.startswith(_KEYED_FOLDERS):
-            await _refuse(NOT_SERVED, api, scope, receive, send)
+            await respond(NOT_SERVED)(scope, receive, send)
         elif api is None or scope["method"] != "POST":
             await self._app({**scope, TENANT: tenant}, receive, send)
         else:
@@ -98,13 +100,13 @@ class SessionLayer:
         if raw is None:
             return
         if isinstance(raw, Problem):
-            await _refuse(raw, api, scope, receive, send)
+            await respond(raw)(scope, receive, send)
             return
         body = parse_body(raw)
         try:
             session = resolve_session(body or {}, headers, new_session_id)
         except BadSessionName as error:
-            await _refuse(bad_parameter(error.param, str(error)), api, scope, receive, send)
+            await respond(bad_parameter(error.param, str(error)))(scope, receive, send)
             return
         if body is not None:
             raw = for_engine(raw, body)
@@ -160,9 +162,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replay
-
-
-async def _refuse(
-    problem: Problem, api: Api | None, scope: Scope, receive: Receive, send: Send
-) -> None:
-    await respond(problem, anthropic=api is Api.MESSAGES)(scope, receive, send)
