@@ -1,0 +1,196 @@
+"""DRAM and SSD together, in one process and without an engine: real region, real store."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_tiers.store import ReadOutcome
+from cache_tiers.types import ChunkKey, MissReason, Tier
+from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.manager import DramTier, TierManager
+from engine.core_plugin.ssd_tier import SsdTier
+from engine.core_plugin.vllm_compat import (
+    LookupResult,
+    OffloadKey,
+    ReqContext,
+    SharedOffloadRegion,
+)
+
+CHUNK = 4096
+ROWS = 8
+
+
+def key(n: int) -> ChunkKey:
+    return ChunkKey(n.to_bytes(32, "big") + bytes(4))
+
+
+def content(n: int) -> bytes:
+    return bytes([n % 251]) * CHUNK
+
+
+class Tiers:
+    """A manager on ``folder``, and the two sides that vLLM would play."""
+
+    def __init__(self, folder: Path) -> None:
+        self.region = SharedOffloadRegion(
+            f"test-{os.getpid()}-{id(self)}", ROWS, None, CHUNK, CHUNK
+        )
+        Path(self.region.mmap_path).unlink()
+        self.region._creator = False
+        self.dram = DramTier(num_chunks=ROWS, mmap_region=self.region)
+        view = self.dram.get_kv_memoryview()
+        self.ssd = SsdTier(
+            None, view, "ssd", root=str(folder), fingerprint="f" * 32, bytes_limit=1 << 20
+        )
+        self.manager = TierManager(self.dram, self.ssd, pending_patience_s=0.2)
+        self.rows = np.asarray(view)
+
+    def store(self, numbers: Sequence[int]) -> None:
+        """As a request whose device blocks hold ``content`` would."""
+        for n in numbers:
+            context = ReqContext(req_id=f"store-{n}")
+            self.manager.on_new_request(context)
+            output = self.manager.prepare_store([OffloadKey(key(n))], context)
+            assert output is not None
+            for row in output.store_spec.block_ids:
+                self.rows[row] = np.frombuffer(content(n), dtype=np.int8)
+            if output.keys_to_store:
+                self.manager.complete_store(output.keys_to_store, context)
+            self.manager.on_request_finished(context)
+            self.settle()
+
+    def settle(self) -> None:
+        self.until(lambda: not self.manager.is_moving())
+
+    def until(self, condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, "nothing happened"
+            self.step()
+            time.sleep(0.001)
+
+    def step(self) -> None:
+        self.manager._processed_jobs_this_step = False
+        self.manager.poll()
+
+    def stream(self, numbers: Sequence[int], window: int) -> tuple[LoadStream, dict[int, bytes]]:
+        """Load chunks to a "device" as the scheduler does; returns what arrived there."""
+        now = time.monotonic()
+        items = [LoadItem(key(n), 0, i, (n,)) for i, n in enumerate(numbers)]
+        load = LoadStream(items, now=now, patience_s=0.5)
+        device: dict[int, bytes] = {}
+
+        def advance() -> bool:
+            now = time.monotonic()
+            load.check_patience(now)
+            self.manager.bring(load.to_read(window - load.in_dram()), load, now)
+            while run := load.take_run():
+                keys = [item.key for item in run]
+                for item, row in zip(run, self.manager.rows(keys).block_ids, strict=True):
+                    device[item.block_ids[0]] = self.rows[row].tobytes()
+                self.manager.unpin(keys)
+                load.on_copied(keys, now)
+            return load.ended
+
+        self.until(advance)
+        self.manager.forget_waiter(load)
+        self.manager.unpin(load.pinned_leftovers())
+        return load, device
+
+    def close(self) -> None:
+        self.rows = np.empty(0)
+        self.manager.shutdown()
+
+
+@pytest.fixture
+def tiers(tmp_path: Path) -> Iterator[Tiers]:
+    made = Tiers(tmp_path / "store")
+    yield made
+    made.close()
+
+
+def test_a_prefix_four_times_dram_streams_whole_and_is_read_once(tiers: Tiers) -> None:
+    numbers = range(4 * ROWS)
+    tiers.store(numbers)
+    tiers.dram.drop([key(n) for n in numbers])
+    read_before = tiers.ssd.store.stats().bytes_read
+    load, device = tiers.stream(numbers, window=ROWS // 2)
+    assert load.failure is None
+    assert device == {n: content(n) for n in numbers}
+    assert tiers.ssd.store.stats().bytes_read - read_before == len(numbers) * CHUNK
+    assert tiers.dram.room() == ROWS, "every pin is gone"
+
+
+def test_where_a_chunk_was_is_remembered(tiers: Tiers) -> None:
+    tiers.store([1, 2, 3])
+    tiers.dram.drop([key(2)])
+    context = ReqContext(req_id="asks")
+    results = [tiers.manager.lookup(OffloadKey(key(n)), context) for n in (1, 2, 4)]
+    assert results == [LookupResult.HIT, LookupResult.HIT, LookupResult.MISS]
+    assert tiers.manager.origins(context).tiers == {key(1): Tier.DRAM, key(2): Tier.SSD}
+
+
+def test_what_ssd_holds_is_not_copied_again(tiers: Tiers) -> None:
+    tiers.store([1])
+    written = tiers.ssd.store.stats().bytes_written
+    tiers.dram.drop([key(1)])
+    tiers.store([1])
+    assert not tiers.dram.has(key(1))
+    assert tiers.ssd.store.stats().bytes_written == written
+
+
+def test_a_chunk_lost_on_disk_ends_the_stream_before_it(tiers: Tiers) -> None:
+    tiers.store(range(6))
+    tiers.dram.drop([key(n) for n in range(6)])
+    tiers.ssd.delete([key(3)]).result()
+    load, device = tiers.stream(range(6), window=4)
+    assert load.failure is MissReason.EVICTED
+    assert load.failed_at == 3
+    assert {n: device[n] for n in range(3)} == {n: content(n) for n in range(3)}
+    tiers.settle()
+    assert tiers.dram.room() == ROWS
+
+
+def test_a_hung_disk_costs_patience_and_no_more(tiers: Tiers) -> None:
+    tiers.store(range(4))
+    tiers.dram.drop([key(n) for n in range(4)])
+    returns = threading.Event()
+    store = tiers.ssd.store
+
+    class Hung:
+        def get(self, keys: Sequence[ChunkKey], into: Sequence[memoryview]) -> list[ReadOutcome]:
+            assert returns.wait(20)
+            return store.get(keys, into)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+    tiers.ssd.store = Hung()  # type: ignore[assignment]
+    load, device = tiers.stream(range(4), window=4)
+    assert load.failure is MissReason.IO_TIMEOUT
+    assert device == {}
+    context = ReqContext(req_id="later")
+    tiers.until(
+        lambda: tiers.manager.lookup(OffloadKey(key(0)), context) is LookupResult.MISS, limit_s=2
+    )
+    assert tiers.dram.room() < ROWS, "the rows stay taken until the disk lets go of them"
+    returns.set()
+    tiers.settle()
+    tiers.ssd.store = store
+    assert tiers.dram.room() == ROWS
+    assert tiers.manager.lookup(OffloadKey(key(0)), ReqContext(req_id="z")) is LookupResult.HIT
+
+
+def test_pinned_chunks_are_not_evicted(tiers: Tiers) -> None:
+    tiers.store(range(ROWS))
+    kept = [key(n) for n in range(ROWS - 1)]
+    tiers.manager.pin(kept)
+    tiers.store(range(100, 110))
+    assert all(tiers.dram.has(k) for k in kept)
+    tiers.manager.unpin(kept)
+    assert tiers.dram.drop(kept) == len(kept)
