@@ -168,9 +168,7 @@ def test_a_body_that_is_too_large(http: httpx.Client, path: str) -> None:
         ("POST", "/invocations", 404),
     ],
 )
-def test_routes_that_are_not_there(
-    http: httpx.Client, method: str, path: str, status: int
-) -> None:
+def test_routes_that_are_not_there(http: httpx.Client, method: str, path: str, status: int) -> None:
     refusal(http.request(method, path), status)
 
 
