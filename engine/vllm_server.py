@@ -199,6 +199,9 @@ class VllmEngine:
         except (TimeoutError, EngineError) as error:
             logger.warning("the store was not flushed before the stop: %s", error)
         finally:
+            if llm.output_handler is not None:
+                # It would take the engine's end for its death, and say so at length.
+                llm.output_handler.cancel()
             await asyncio.to_thread(llm.shutdown, drain_s)
             sweep(self._shared_memory)
 
