@@ -24,7 +24,7 @@ def own_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="valet-load-") as folder:
         home = make_home(Path(folder))
         prepare_model(home)
-        server = valet(home, sizes=Sizes(device_kv=384 * 1024**2), dram=DRAM, ssd=SSD)
+        server = valet(home, sizes=Sizes(device_kv=256 * 1024**2), dram=DRAM, ssd=SSD)
         with running(server):
             yield server.url
 

@@ -38,7 +38,7 @@ PAIRS: Final = 20
 QUICK_PAIRS: Final = 6
 WANTED: Final = 1.03
 IDLE_S: Final = 5.0
-SIZES: Final = Sizes(device_kv=512 * 1024**2)
+DEVICE_KV: Final = 512 * 1024**2
 DRAM: Final = 512 * 1024**2
 SSD: Final = 8 * 1024**3
 
@@ -207,15 +207,22 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of each length ({PAIRS})")
     parser.add_argument("--quick", action="store_true", help=f"at most {QUICK_PAIRS} pairs")
     parser.add_argument("--no-tiers", action="store_true", help="Valet with its device tier alone")
+    parser.add_argument(
+        "--reserved-cores",
+        type=int,
+        default=1,
+        help="that computing on CPU leaves alone, in both servers (1, as the bare engine does)",
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/overhead.json")
     options = parser.parse_args()
     pairs = min(QUICK_PAIRS, options.pairs) if options.quick else options.pairs
     dram, ssd = (0, 0) if options.no_tiers else (DRAM, SSD)
+    sizes = Sizes(device_kv=DEVICE_KV, reserved_cores=options.reserved_cores)
     environment = describe()
     with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
         home = make_home(Path(folder))
-        ours = valet(home, sizes=SIZES, dram=dram, ssd=ssd)
-        engine = bare_engine(Path(folder), prepare_model(home), sizes=SIZES)
+        ours = valet(home, sizes=sizes, dram=dram, ssd=ssd)
+        engine = bare_engine(Path(folder), prepare_model(home), sizes=sizes)
         with running(ours, engine):
             idle = {
                 name: idle_share(server, time.monotonic, time.sleep)
@@ -238,6 +245,7 @@ def main() -> None:
         {
             "environment": environment,
             "tiers": not options.no_tiers,
+            "reserved_cores": options.reserved_cores,
             "output_tokens": OUTPUT_TOKENS,
             "idle_core_share": idle,
             "wanted": goals,

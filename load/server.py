@@ -37,6 +37,16 @@ class Sizes:
 
     device_kv: int = 1024**3
     max_model_len: int = 8192
+    reserved_cores: int | None = None
+    """Cores that computing on CPU leaves alone. None for vLLM's own choice, which is one more with
+    a connector than without; where so many cannot be spared it leaves none."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What vLLM takes from the environment alone."""
+        if self.reserved_cores is None:
+            return {}
+        return {"VLLM_CPU_NUM_OF_RESERVED_CPU": str(self.reserved_cores)}
 
 
 @dataclass(slots=True)
@@ -128,6 +138,7 @@ def valet(home: Path, *, sizes: Sizes, dram: int, ssd: int) -> Server:
     """A Valet that keeps everything below ``home``; ``dram`` and ``ssd`` in bytes."""
     port = _free_port()
     env = {
+        **sizes.env,
         "VALET_HOME": str(home),
         "VALET_DEVICE_KV": f"{sizes.device_kv}B",
         "VALET_MAX_MODEL_LEN": str(sizes.max_model_len),
@@ -162,7 +173,7 @@ def bare_engine(home: Path, model: Path, *, sizes: Sizes) -> Server:
         "--enforce-eager",
     ]
     # Without Valet's own plugin, which an installation of Valet adds to every vLLM beside it.
-    return Server(command, {"VLLM_PLUGINS": ""}, home / "engine.log", port)
+    return Server(command, {**sizes.env, "VLLM_PLUGINS": ""}, home / "engine.log", port)
 
 
 def make_home(folder: Path) -> Path:

@@ -96,10 +96,12 @@ def test_settings_of_the_caller_do_not_reach_it(
 
 
 def test_both_servers_are_given_the_same(tmp_path: Path) -> None:
-    sizes = Sizes(device_kv=12345678, max_model_len=4096)
+    sizes = Sizes(device_kv=12345678, max_model_len=4096, reserved_cores=1)
     ours = valet(tmp_path, sizes=sizes, dram=1, ssd=2)
     engine = bare_engine(tmp_path, tmp_path / "model", sizes=sizes)
     assert ours.env["VALET_DEVICE_KV"] == "12345678B"
+    assert set(sizes.env.items()) <= set(ours.env.items()) & set(engine.env.items())
+    assert sizes.env
     assert ours.env["VALET_MAX_MODEL_LEN"] == "4096"
     assert {"--kv-cache-memory-bytes=12345678", "--max-model-len=4096"} < set(engine.command)
     assert "--host=127.0.0.1" in engine.command
