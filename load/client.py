@@ -97,19 +97,24 @@ class Client:
         with self._http.stream("POST", path, json=body, headers=headers) as response:
             if response.is_error:
                 response.read()
-            _check(response)
+            _raise_for_error(response)
             return read_stream(response.iter_lines(), sent_at, time.perf_counter)
 
     def _get(self, path: str) -> dict[str, Any]:
-        return _check(self._http.get(path))
+        return _json(self._http.get(path))
 
     def _post(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        return _check(self._http.post(path, json=body))
+        return _json(self._http.post(path, json=body))
 
 
-def _check(response: httpx.Response) -> dict[str, Any]:
-    """The JSON of an answer; of a stream that began well, nothing yet."""
+def _json(response: httpx.Response) -> dict[str, Any]:
+    _raise_for_error(response)
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _raise_for_error(response: httpx.Response) -> None:
+    """Unlike httpx's own, with what the server said."""
     if response.is_error:
         reason = f"{response.status_code} from {response.url.path}: {response.text[:500]}"
         raise httpx.HTTPStatusError(reason, request=response.request, response=response)
-    return response.json() if response.is_stream_consumed else {}
