@@ -2,7 +2,8 @@
 
 Valet and ``vllm serve`` run side by side with the same model and flags; an idle server takes next
 to no processor time, which is measured first. Every prompt is new and goes to both, one request
-at a time, in the order A B B A, so that a machine that gets slower or faster wrongs neither.
+at a time, in the order A B B A, so that a machine that gets slower or faster wrongs neither. A few
+tokens go to a server ahead of each of its measured requests, so that none finds it rested.
 After each of Valet's answers the next request waits until the answer's KV is on the SSD: what
 storing costs shows in that answer and not in the engine's next one. A figure is the median of the
 ratios of all pairs, with a bootstrap interval.
@@ -89,11 +90,13 @@ def measure(
     """Blocking; both servers must run."""
 
     def from_valet(messages: Sequence[dict[str, str]], name: str) -> Measured:
+        _wake(valet_client, name)
         measured = Measured.of(valet_client.chat(messages, OUTPUT_TOKENS, name))
         valet_client.wait_until_stored(name)
         return measured
 
     def from_engine(messages: Sequence[dict[str, str]], name: str) -> Measured:
+        _wake(engine_client, name)
         return Measured.of(engine_client.chat(messages, OUTPUT_TOKENS, name))
 
     for number in range(2):
@@ -176,6 +179,11 @@ def idle_share(server: Server, clock: Callable[[], float], sleep: Callable[[floa
     began, used = clock(), server.cpu_seconds()
     sleep(IDLE_S)
     return (server.cpu_seconds() - used) / (clock() - began)
+
+
+def _wake(client: Client, name: str) -> None:
+    """The other server's request has put this one's weights out of the caches: bring them back."""
+    client.chat(_messages(f"wake {name}", 8), 4, f"wake-{name}")
 
 
 def _messages(seed: str, words: int) -> list[dict[str, str]]:
