@@ -167,6 +167,14 @@ class TierManager(TieringOffloadingManager):
             keys = [key for key in keys if not ssd.contains(ChunkKey(key))]
         return super().prepare_store(keys, req_context)
 
+    def complete_store(
+        self, keys: Collection[OffloadKey], req_context: ReqContext, success: bool = True
+    ) -> None:
+        """vLLM's, in prefix order: what is written in order is read back in few, large reads."""
+        positions = req_context._offload_key_positions
+        in_order = sorted(keys, key=lambda key: positions.get(key, 0))
+        super().complete_store(in_order, req_context, success)
+
     # --- moving chunks ----------------------------------------------------------------------------
 
     def poll(self) -> None:

@@ -97,7 +97,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         session = SessionKey(request.session_id) if request.session_id else None
         held = self.sessions.chain(session) if session else None
         if session:
-            self.sessions.unpark(session)
+            self.sessions.begin_use(session)
         self.ledger.begin(request.request_id, session, held)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:

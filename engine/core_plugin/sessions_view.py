@@ -51,8 +51,8 @@ class SessionChunks:
         self._tokens_per_chunk = tokens_per_chunk
         self._manifests = manager.ssd.manifests if manager.ssd else Manifests.in_memory()
         self._block_hashes: dict[SessionKey, tuple[bytes, ...]] = {}
-        self._parked: dict[SessionKey, tuple[ChunkKey, ...]] = {}
-        self._parked_holders: Counter[ChunkKey] = Counter()
+        self._in_use: dict[SessionKey, tuple[ChunkKey, ...]] = {}
+        self._users: Counter[ChunkKey] = Counter()
         self.device: DeviceBlocks | None = None
 
     def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None:
@@ -64,6 +64,7 @@ class SessionChunks:
     ) -> None:
         """The session's latest turn holds ``keys``; ``block_hashes`` are its device blocks'."""
         self._manifests.replace(session, keys)
+        self._use(session, tuple(keys))
         if self._blocks_per_chunk > 1:
             count = len(keys) * self._blocks_per_chunk
             self._block_hashes[session] = tuple(block_hashes[:count])
@@ -94,30 +95,35 @@ class SessionChunks:
         described = (self.describe(session) for session in self._manifests.sessions())
         return [kv for kv in described if any(kv.tokens_by_tier.values())]
 
+    def begin_use(self, session: SessionKey) -> None:
+        """A request of the session has come: from now until it parks, its upper copies stay."""
+        self._use(session, self.chain(session) or ())
+
     def park(self, session: SessionKey) -> None:
-        """Free device blocks and DRAM chunks that SSD has and that only parked sessions hold."""
+        """Free device blocks and DRAM chunks that SSD has and that no session in use holds."""
         ssd, chain = self._manager.ssd, self.chain(session)
         if ssd is None or chain is None:
             return
-        self.unpark(session)
-        self._parked[session] = chain
-        self._parked_holders.update(chain)
-        idle = (k for k in chain if self._parked_holders[k] == self._manifests.holders(k))
-        self._free(session, {key for key in idle if ssd.contains(key)})
-
-    def unpark(self, session: SessionKey) -> None:
-        """The session is in use again: parking another leaves its chunks alone."""
-        self._parked_holders.subtract(keys := self._parked.pop(session, ()))
-        for key in keys:
-            if not self._parked_holders[key]:
-                del self._parked_holders[key]
+        self._end_use(session)
+        self._free(session, {k for k in chain if k not in self._users and ssd.contains(k)})
 
     def forget(self, session: SessionKey) -> list[ChunkKey]:
         """Drop the session and free its upper copies; returns chunks that nobody holds now."""
-        self.unpark(session)
+        self._end_use(session)
         self._free(session, set(self._manifests.exclusive(session)))
         self._block_hashes.pop(session, None)
         return self._manifests.drop(session)
+
+    def _use(self, session: SessionKey, chain: tuple[ChunkKey, ...]) -> None:
+        self._end_use(session)
+        self._in_use[session] = chain
+        self._users.update(chain)
+
+    def _end_use(self, session: SessionKey) -> None:
+        self._users.subtract(chain := self._in_use.pop(session, ()))
+        for key in chain:
+            if not self._users[key]:
+                del self._users[key]
 
     def _free(self, session: SessionKey, keys: set[ChunkKey]) -> None:
         chain = self.chain(session) or ()

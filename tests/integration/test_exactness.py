@@ -6,24 +6,29 @@ prefix cache changes the shapes of what is computed, and with them the last bits
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cache_tiers.manifest import Manifests
 from cache_tiers.ssd.store import SsdConfig, SsdStore
 from cache_tiers.store import ReadOutcome
 from cache_tiers.types import ChunkKey, SessionKey
+from engine.models import prepare_default_model
 from tests.integration.conversations import Messages, conversations
-from tests.valet_process import MODEL, ValetProcess
+from tests.valet_process import MODEL, MODELS, ValetProcess
 
 TURNS = 6
 REFERENCE = {"Authorization": "Bearer reference"}
 RESUMED = {"Authorization": "Bearer resumed"}
 STEP = 2048
 """Tokens that the engine prefills in one step, its default."""
+BLOCK = 128
+CHUNK = BLOCK * 23040
+"""Bytes of a chunk of the default model: one block of 23,040 bytes a token."""
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +123,7 @@ def test_own_words_after_park_and_restart(server: ValetProcess) -> None:
     def converse(key: dict[str, str], leave: Any) -> list[Answer]:
         messages: Messages = list(opening)
         answers = []
-        for _ in range(4):
+        for turn in range(4):
             answer = chat(server, key, "own-words", messages)
             answers.append(answer)
             messages = [
@@ -126,15 +131,16 @@ def test_own_words_after_park_and_restart(server: ValetProcess) -> None:
                 {"role": "assistant", "content": answer.text},
                 {"role": "user", "content": "And then? Tell me more about the next one. " * 12},
             ]
-            leave()
+            leave(turn)
         return answers
 
-    def leave() -> None:
+    def leave(turn: int) -> None:
         park(server, RESUMED, "own-words")
-        server.kill()
-        server.start()
+        if turn == 1:
+            server.kill()
+            server.start()
 
-    reference = converse(REFERENCE, lambda: None)
+    reference = converse(REFERENCE, lambda turn: None)
     resumed = converse(RESUMED, leave)
     assert [a.tokens for a in resumed] == [a.tokens for a in reference]
     assert [a.boundary for a in resumed] == [a.boundary for a in reference]
@@ -142,80 +148,82 @@ def test_own_words_after_park_and_restart(server: ValetProcess) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("fault", ["flipped byte", "missing segment", "truncated segment"])
-def test_after_a_fault_on_disk(tmp_path: Path, fault: str) -> None:
-    """No byte of a bad chunk is used; what follows it is computed; the receipt says why."""
+def test_after_faults_on_disk_and_a_changed_model(tmp_path: Path) -> None:
+    """No byte of a bad chunk is used: it and what follows is computed, and the receipt says why."""
     prompt = prompt_tokens(7, STEP + 700)
-    block = 128
-    with ValetProcess(tmp_path / "home", {"VALET_API_KEYS": "reference,resumed"}) as server:
+    whole = len(prompt) // BLOCK * BLOCK
+    model = tmp_path / "model"
+    shutil.copytree(prepare_default_model(MODELS), model)
+    settings = {
+        "VALET_API_KEYS": "reference,resumed",
+        "VALET_MODEL": str(model),
+        "VALET_SERVED_MODEL_NAME": MODEL,
+    }
+    with ValetProcess(tmp_path / "home", settings) as server:
+
+        def restart(break_something: Callable[[list[Path]], None]) -> None:
+            assert park(server, RESUMED, "faulty")["kv"]["ssd_complete"]
+            assert server.stop() == 0
+            break_something(sorted(server.store.glob("*/*.segment")))
+            server.start()
+
         cold = complete(server, RESUMED, "faulty", prompt)
-        assert park(server, RESUMED, "faulty")["kv"]["ssd_complete"]
-        assert server.stop() == 0
-        segments = sorted(server.store.glob("*/*.segment"))
-        chunk = 2949120
-        if fault == "flipped byte":
-            # The session is the store's first: its chunks are the first slots, in order.
-            with segments[0].open("r+b") as file:
-                file.seek(STEP // block * chunk + chunk // 2)
-                byte = file.read(1)
-                file.seek(-1, 1)
-                file.write(bytes([byte[0] ^ 1]))
-            good = STEP
-        elif fault == "truncated segment":
-            with segments[0].open("r+b") as file:
-                file.truncate(chunk // 2)
-            good = 0
-        else:
-            segments[0].unlink()
-            good = 0
-        server.start()
-        if good:
-            # The same boundary on the device: first the good part alone, then the whole.
-            complete(server, REFERENCE, "faulty", [*prompt[:good], 17])
-            expected = complete(server, REFERENCE, "faulty", prompt)
-            assert expected.reused["device"] == good
-        else:
-            expected = cold
+
+        restart(flip_a_byte)
+        # The same boundary on the device: first the good part alone, then the whole.
+        complete(server, REFERENCE, "faulty", [*prompt[:STEP], 17])
+        expected = complete(server, REFERENCE, "faulty", prompt)
+        assert expected.reused["device"] == STEP
         answer = complete(server, RESUMED, "faulty", prompt)
+        assert answer.receipt["miss"][0] == {
+            "reason": "corrupt_chunk",
+            "at_token": STEP,
+            "tokens": whole - STEP,
+        }
+        assert answer.reused == {"device": 0, "dram": 0, "ssd": STEP}
         assert answer.tokens == expected.tokens
-        assert answer.boundary == good
-        expected_reason = "corrupt_chunk" if fault == "flipped byte" else None
-        assert answer.reasons[0] in ([expected_reason] if expected_reason else _LOST)
-        assert answer.receipt["miss"][0]["at_token"] == good
         # Healed: what was computed again is stored again.
         park(server, RESUMED, "faulty")
-        healed = complete(server, RESUMED, "faulty", prompt)
-        assert healed.boundary == len(prompt) // block * block
-        assert healed.reused["ssd"] == healed.boundary
+        assert complete(server, RESUMED, "faulty", prompt).reused["ssd"] == whole
+
+        for fault, reasons in [
+            (truncate_the_first, {"corrupt_chunk"}),
+            (remove_all, {"corrupt_chunk", "evicted"}),
+            (lambda _: change_weights(model), {"fingerprint_changed"}),
+        ]:
+            restart(fault)
+            answer = complete(server, RESUMED, "faulty", prompt)
+            assert answer.boundary == 0
+            assert answer.reasons[0] in reasons
+            if "fingerprint_changed" not in reasons:
+                assert answer.tokens == cold.tokens
 
 
-_LOST = ["corrupt_chunk", "evicted"]
+def flip_a_byte(segments: list[Path]) -> None:
+    """In the chunk that begins at token STEP. The session is the store's first, so its chunks are
+    the first slots, in order; the receipt tells if they were not."""
+    with segments[0].open("r+b") as file:
+        file.seek(STEP // BLOCK * CHUNK + CHUNK // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
 
 
-@pytest.mark.engine
-def test_a_changed_model_under_the_same_path(tmp_path: Path) -> None:
-    """Other weights at the same path: nothing of the old ones is used, and the receipt says so."""
-    from safetensors.torch import load_file, save_file
+def truncate_the_first(segments: list[Path]) -> None:
+    with segments[0].open("r+b") as file:
+        file.truncate(CHUNK // 2)
 
-    server = ValetProcess(tmp_path / "home")
-    model = tmp_path / "model"
-    prompt = prompt_tokens(9, 600)
-    with server:
-        server.stop()
-        folder = next(p for p in (server.home / "models").iterdir() if (p / "config.json").exists())
-        shutil.copytree(folder, model)
-        server.start(VALET_MODEL=str(model), VALET_SERVED_MODEL_NAME=MODEL)
-        _ask(server, {}, "/v1/completions", {"model": MODEL, "prompt": prompt, "session_id": "m"})
-        park(server, {}, "m")
-        server.stop()
-        weights = load_file(model / "model.safetensors")
-        name = next(n for n in weights if "layers.0" in n and "k_proj" in n)
-        weights[name][0, 0] += 1.0
-        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-        server.start(VALET_MODEL=str(model), VALET_SERVED_MODEL_NAME=MODEL)
-        answer = complete(server, {}, "m", prompt)
-        assert answer.boundary == 0
-        assert answer.reasons[0] == "fingerprint_changed"
+
+def remove_all(segments: list[Path]) -> None:
+    for segment in segments:
+        segment.unlink()
+
+
+def change_weights(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    name = next(n for n in weights if "layers.0" in n and "k_proj" in n)
+    weights[name][0, 0] += 1.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.engine
@@ -225,18 +233,17 @@ def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
     DRAM is a quarter of the prefix, so that most chunks of the second copy can only come from the
     device, and the restore streams through DRAM.
     """
-    chunk, block = 2949120, 128
-    prompt = prompt_tokens(11, 56 * block + 40)
+    prompt = prompt_tokens(11, 56 * BLOCK + 40)
     home, first = tmp_path / "home", tmp_path / "first"
-    server = ValetProcess(home, {"VALET_DRAM": f"{14 * chunk // 1024}KiB"})
+    server = ValetProcess(home, {"VALET_DRAM": f"{14 * CHUNK // 1024}KiB"})
     with server:
         complete(server, {}, "bytes", prompt)
         assert park(server, {}, "bytes")["kv"]["ssd_complete"]
         again = complete(server, {}, "bytes", prompt)
         assert again.reused["ssd"] >= 0.9 * len(prompt)
-        assert again.receipt["bytes_loaded"] == 56 * chunk
+        assert again.receipt["bytes_loaded"] == 56 * CHUNK
         read = metric(server, "vllm:kv_offload_tiering_read_bytes_total")
-        assert read == 56 * chunk, "a byte was read twice"
+        assert read == 56 * CHUNK, "a byte was read twice"
         server.kill()
         server.start()
         restored = complete(server, {}, "bytes", prompt)
@@ -248,8 +255,8 @@ def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
         fingerprint = next(p.name for p in server.store.iterdir() if p.is_dir())
         shutil.rmtree(server.store / fingerprint)
         for seed in (21, 22, 23):
-            tail = prompt_tokens(seed, 2 * block)
-            assert complete(server, {}, "bytes", prompt + tail).reused["device"] >= 56 * block
+            tail = prompt_tokens(seed, 2 * BLOCK)
+            assert complete(server, {}, "bytes", prompt + tail).reused["device"] >= 56 * BLOCK
             park_failed = metric(server, "vllm:valet_ssd_failed_writes_total")
             assert park_failed > 0
         assert park(server, {}, "bytes")["kv"]["ssd_complete"]
@@ -257,13 +264,13 @@ def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
     keys = Manifests.open(first / fingerprint / "manifests").get(SessionKey("local/bytes"))
     assert keys is not None
     assert len(keys) == 56
-    assert chunks(first, fingerprint, keys, chunk) == chunks(server.store, fingerprint, keys, chunk)
+    assert chunks(first, fingerprint, keys) == chunks(server.store, fingerprint, keys, chunk)
 
 
-def chunks(root: Path, fingerprint: str, keys: Sequence[ChunkKey], size: int) -> list[bytes]:
+def chunks(root: Path, fingerprint: str, keys: Sequence[ChunkKey]) -> list[bytes]:
     """The chunks' bytes, read from a store that no server uses."""
-    store = SsdStore.open(SsdConfig(root, fingerprint, size, 2 << 30))
-    buffers = [bytearray(size) for _ in keys]
+    store = SsdStore.open(SsdConfig(root, fingerprint, CHUNK, 2 << 30))
+    buffers = [bytearray(CHUNK) for _ in keys]
     outcomes = store.get(keys, [memoryview(buffer) for buffer in buffers])
     store.close()
     assert outcomes == [ReadOutcome.OK] * len(keys)
