@@ -152,7 +152,8 @@ class Segment:
 
     def load(self) -> list[Put]:
         """Read the journal of files that exist already, cut off what is behind its last whole
-        record and the last whole chunk, and return the chunks that are there.
+        record, and return the chunks that it names. Of those whose bytes were cut off a read finds
+        out, and says that they are corrupt.
 
         ``data_extent`` and ``journal_extent`` must be the files' sizes. What cannot be used stays
         as it is and holds no chunk. Raises StoreUnusable for a newer format.
@@ -174,7 +175,7 @@ class Segment:
         if said.slots <= held:
             self.capacity = room
             self._cut_data(said.slots * self.header.chunk_bytes)
-        return [put for put in said.puts.values() if put.slot < held]
+        return list(said.puts.values())
 
     def _cut_data(self, size: int) -> None:
         if self.data_extent > size:
