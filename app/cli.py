@@ -60,6 +60,7 @@ def _serve(settings: Settings) -> int:
     from app.main import CannotServe, serve
     from engine.port import EngineError
 
+    os.umask(0o077)  # for every file of every process, whoever writes it: the owner's alone
     try:
         asyncio.run(serve(settings))
     except KeyboardInterrupt:
