@@ -5,8 +5,12 @@ to no processor time, which is measured first. Every prompt is new and goes to b
 at a time, in the order A B B A, so that a machine that gets slower or faster wrongs neither. A few
 tokens go to a server ahead of each of its measured requests, so that none finds it rested.
 After each of Valet's answers the next request waits until the answer's KV is on the SSD: what
-storing costs shows in that answer and not in the engine's next one. A figure is the median of the
-ratios of all pairs, with a bootstrap interval.
+storing costs shows in that answer and not in the engine's next one.
+
+A process keeps for life a speed that differs from that of its twin by more than Valet may cost; in
+trials the one that was started later decoded faster. So both are started again for every round, in
+turns one or the other first. A figure is the median of the ratios of all pairs, with an interval that a bootstrap draws
+from the rounds and from the pairs within them.
 """
 
 import argparse
@@ -35,8 +39,9 @@ from load.stream import Streamed
 
 LENGTHS: Final = (300, 1500)
 OUTPUT_TOKENS: Final = 48
-PAIRS: Final = 20
-QUICK_PAIRS: Final = 6
+ROUNDS: Final = 6
+PAIRS: Final = 6
+QUICK: Final = 2
 WANTED: Final = 1.03
 IDLE_S: Final = 5.0
 DEVICE_KV: Final = 512 * 1024**2
@@ -69,6 +74,7 @@ class Measured:
 class Pair:
     """One prompt's two answers."""
 
+    round: int
     words: int
     valet: Measured
     engine: Measured
@@ -85,9 +91,9 @@ class Pair:
 
 
 def measure(
-    valet_client: Client, engine_client: Client, lengths: Sequence[int], pairs: int
+    valet_client: Client, engine_client: Client, lengths: Sequence[int], round_: int, pairs: int
 ) -> list[Pair]:
-    """Blocking; both servers must run."""
+    """One round. Blocking; both servers must run."""
 
     def from_valet(messages: Sequence[dict[str, str]], name: str) -> Measured:
         _wake(valet_client, name)
@@ -101,23 +107,26 @@ def measure(
 
     for number in range(2):
         for words in lengths:
-            name = f"warm-up-{number}-{words}"
+            name = f"warm-up-{round_}-{number}-{words}"
             from_valet(_messages(name, words), name)
             from_engine(_messages(name, words), name)
     done: list[Pair] = []
     for number in range(pairs):
         for words in lengths:
-            name = f"overhead-{number}-{words}"
+            name = f"overhead-{round_}-{number}-{words}"
             messages = _messages(name, words)
             if number % 2:
                 engine = from_engine(messages, name)
-                pair = Pair(words, from_valet(messages, name), engine)
+                pair = Pair(round_, words, from_valet(messages, name), engine)
             else:
-                pair = Pair(words, from_valet(messages, name), from_engine(messages, name))
+                ours = from_valet(messages, name)
+                pair = Pair(round_, words, ours, from_engine(messages, name))
             done.append(pair)
             ttft, per_token = (f"{of(pair):.3f}" for of in (_ttft_ratio, _per_token_ratio))
-            note = "" if pair.good else "  not counted"
-            print(f"{number + 1}: {words:>5} words  ttft {ttft}  per token {per_token}{note}")
+            told = (
+                f"{round_ + 1}.{number + 1}: {words:>5} words  ttft {ttft}  per token {per_token}"
+            )
+            print(told if pair.good else f"{told}  not counted")
     return done
 
 
@@ -132,10 +141,10 @@ def summarize(pairs: Sequence[Pair], lengths: Sequence[int]) -> list[dict[str, A
                 "prompt_tokens": Spread.of([p.valet.prompt_tokens for p in good]),
                 "valet_ttft_s": Spread.of([p.valet.ttft for p in good]),
                 "engine_ttft_s": Spread.of([p.engine.ttft for p in good]),
-                "ttft_ratio": bootstrap_median([_ttft_ratio(p) for p in good]),
+                "ttft_ratio": bootstrap_median(_by_round(good, _ttft_ratio)),
                 "valet_per_token_s": Spread.of([p.valet.per_token for p in good]),
                 "engine_per_token_s": Spread.of([p.engine.per_token for p in good]),
-                "per_token_ratio": bootstrap_median([_per_token_ratio(p) for p in good]),
+                "per_token_ratio": bootstrap_median(_by_round(good, _per_token_ratio)),
             }
         )
     return rows
@@ -195,6 +204,11 @@ def _messages(seed: str, words: int) -> list[dict[str, str]]:
     ]
 
 
+def _by_round(pairs: Sequence[Pair], figure: Callable[[Pair], float]) -> list[list[float]]:
+    rounds = sorted({p.round for p in pairs})
+    return [[figure(p) for p in pairs if p.round == number] for number in rounds]
+
+
 def _ttft_ratio(pair: Pair) -> float:
     return pair.valet.ttft / pair.engine.ttft
 
@@ -209,42 +223,51 @@ def _interval(interval: Interval | None) -> str:
     return f"{interval.median:.3f} ({interval.low:.3f}–{interval.high:.3f})"
 
 
+def run_round(home: Path, sizes: Sizes, tiers: bool, round_: int, pairs: int) -> list[Pair]:
+    """Start both servers, measure, stop both."""
+    dram, ssd = (DRAM, SSD) if tiers else (0, 0)
+    ours = valet(home, sizes=sizes, dram=dram, ssd=ssd)
+    engine = bare_engine(home.parent, prepare_model(home), sizes=sizes)
+    with running(*((engine, ours) if round_ % 2 else (ours, engine))):
+        idle = {
+            name: idle_share(server, time.monotonic, time.sleep)
+            for name, server in (("Valet", ours), ("engine", engine))
+        }
+        print("Idle, of one core:", ", ".join(f"{name} {idle[name]:.1%}" for name in idle))
+        with Client(ours.url) as valet_client, Client(engine.url) as engine_client:
+            return measure(valet_client, engine_client, LENGTHS, round_, pairs)
+
+
 def main() -> None:
     """Run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="load.bench_overhead", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of each length ({PAIRS})")
-    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK_PAIRS} pairs")
-    parser.add_argument("--no-tiers", action="store_true", help="Valet with its device tier alone")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--rounds", type=int, default=ROUNDS, help=f"starts of both servers ({ROUNDS})")
+    add("--pairs", type=int, default=PAIRS, help=f"of each length in a round ({PAIRS})")
+    add("--quick", action="store_true", help=f"at most {QUICK} rounds of {QUICK} pairs")
+    add("--no-tiers", action="store_true", help="Valet with its device tier alone")
+    add(
         "--reserved-cores",
         type=int,
         default=1,
         help="that computing on CPU leaves alone, in both servers (1, as the bare engine does)",
     )
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/overhead.json")
+    add("--out", type=Path, default=REPOSITORY / "build/bench/overhead.json")
     options = parser.parse_args()
-    pairs = min(QUICK_PAIRS, options.pairs) if options.quick else options.pairs
-    dram, ssd = (0, 0) if options.no_tiers else (DRAM, SSD)
+    most = QUICK if options.quick else max(options.rounds, options.pairs)
     sizes = Sizes(device_kv=DEVICE_KV, reserved_cores=options.reserved_cores)
     environment = describe()
-    with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
-        home = make_home(Path(folder))
-        ours = valet(home, sizes=sizes, dram=dram, ssd=ssd)
-        engine = bare_engine(Path(folder), prepare_model(home), sizes=sizes)
-        with running(ours, engine):
-            idle = {
-                name: idle_share(server, time.monotonic, time.sleep)
-                for name, server in (("valet", ours), ("engine", engine))
-            }
-            told = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
-            print(f"Idle, of one core: {told}")
-            with Client(ours.url) as valet_client, Client(engine.url) as engine_client:
-                measured = measure(valet_client, engine_client, LENGTHS, pairs)
+    measured: list[Pair] = []
+    for round_ in range(min(most, options.rounds)):
+        with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
+            home = make_home(Path(folder))
+            pairs = min(most, options.pairs)
+            measured += run_round(home, sizes, not options.no_tiers, round_, pairs)
     rows = summarize(measured, LENGTHS)
     print(f"\n{draw(rows)}\n")
     goals = {what: judge(rows[-1][f"{what}_ratio"]) for what in ("ttft", "per_token")}
     for what, met in goals.items():
-        told = "uncertain: more pairs are needed" if met is None else verdict(met)
+        told = "uncertain: more rounds are needed" if met is None else verdict(met)
         print(f"{what} within {WANTED - 1:.0%} of the engine: {told}")
     bad = sum(not pair.good for pair in measured)
     print(f"{len(measured)} pairs, {bad} not counted; samples in {options.out}")
@@ -255,7 +278,6 @@ def main() -> None:
             "tiers": not options.no_tiers,
             "reserved_cores": options.reserved_cores,
             "output_tokens": OUTPUT_TOKENS,
-            "idle_core_share": idle,
             "wanted": goals,
             "lengths": [{k: _plain(v) for k, v in row.items()} for row in rows],
             "pairs": [asdict(pair) for pair in measured],

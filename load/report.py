@@ -41,20 +41,27 @@ class Interval:
 
 
 def bootstrap_median(
-    samples: Sequence[float], confidence: float = 0.95, seed: int = 0
+    groups: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0
 ) -> Interval | None:
-    """The median with its percentile bootstrap interval; None for no samples.
+    """The median of all samples with its percentile bootstrap interval; None for no samples.
 
-    Draws as many samples with replacement as there are, ``BOOTSTRAP_ROUNDS`` times; the interval
-    is the middle ``confidence`` of the medians seen (Efron 1979). The same seed gives the same.
+    Samples of one group share what was by chance in their run, so chance is drawn twice: as many
+    groups with replacement as there are, and from each as many samples with replacement as it
+    has, ``BOOTSTRAP_ROUNDS`` times. The interval is the middle ``confidence`` of the medians seen
+    (Davison and Hinkley 1997, 3.8). The same seed gives the same.
     """
-    if not samples:
+    groups = [group for group in groups if group]
+    if not groups:
         return None
     dice = random.Random(seed)
-    medians = sorted(
-        statistics.median(dice.choices(samples, k=len(samples))) for _ in range(BOOTSTRAP_ROUNDS)
-    )
+
+    def draw() -> float:
+        drawn = dice.choices(groups, k=len(groups))
+        return statistics.median([s for group in drawn for s in dice.choices(group, k=len(group))])
+
+    medians = sorted(draw() for _ in range(BOOTSTRAP_ROUNDS))
     cut = int((1 - confidence) / 2 * BOOTSTRAP_ROUNDS)
+    samples = [sample for group in groups for sample in group]
     median = statistics.median(samples)
     return Interval(len(samples), median, medians[cut], medians[-1 - cut], confidence)
 

@@ -134,9 +134,9 @@ def _measured(ttft: float, per_token: float = 0.04, cached: int = 0) -> Measured
 
 def test_overhead_is_the_median_of_ratios() -> None:
     pairs = [
-        Pair(300, _measured(1.02), _measured(1.0)),
-        Pair(300, _measured(2.02), _measured(2.0)),
-        Pair(1500, _measured(9.0), _measured(8.0)),
+        Pair(0, 300, _measured(1.02), _measured(1.0)),
+        Pair(0, 300, _measured(2.02), _measured(2.0)),
+        Pair(1, 1500, _measured(9.0), _measured(8.0)),
     ]
     short, long, every = summarize_overhead(pairs, [300, 1500])
     assert short["ttft_ratio"].median == pytest.approx(1.015)
@@ -149,10 +149,10 @@ def test_overhead_is_the_median_of_ratios() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        Pair(300, _measured(1, cached=128), _measured(1)),
-        Pair(300, _measured(1), _measured(1, cached=128)),
-        Pair(300, Measured(1, 0.04, 301, 0), _measured(1)),
-        Pair(300, _measured(1), _measured(1, per_token=0)),
+        Pair(0, 300, _measured(1, cached=128), _measured(1)),
+        Pair(0, 300, _measured(1), _measured(1, cached=128)),
+        Pair(0, 300, Measured(1, 0.04, 301, 0), _measured(1)),
+        Pair(0, 300, _measured(1), _measured(1, per_token=0)),
     ],
 )
 def test_a_pair_that_reused_or_differs_does_not_count(bad: Pair) -> None:

@@ -32,8 +32,8 @@ def test_a_ratio_of_medians() -> None:
 
 def test_a_bootstrap_interval_holds_the_truth_and_narrows() -> None:
     dice = random.Random(2)
-    few = bootstrap_median([dice.gauss(1.02, 0.05) for _ in range(10)])
-    many = bootstrap_median([dice.gauss(1.02, 0.05) for _ in range(200)])
+    few = bootstrap_median([[dice.gauss(1.02, 0.05) for _ in range(10)]])
+    many = bootstrap_median([[dice.gauss(1.02, 0.05) for _ in range(200)]])
     assert few is not None
     assert many is not None
     assert few.low <= few.median <= few.high
@@ -42,16 +42,29 @@ def test_a_bootstrap_interval_holds_the_truth_and_narrows() -> None:
 
 
 def test_a_bootstrap_repeats_itself() -> None:
-    samples = [random.Random(3).random() for _ in range(9)]
-    assert bootstrap_median(samples) == bootstrap_median(samples)
+    dice = random.Random(3)
+    groups = [[dice.random() for _ in range(3)] for _ in range(3)]
+    assert bootstrap_median(groups) == bootstrap_median(groups)
     assert bootstrap_median([]) is None
-    assert bootstrap_median([2.0]) == bootstrap_median([2.0, 2.0][:1])
+    assert bootstrap_median([[], []]) is None
+
+
+def test_groups_that_differ_make_an_interval_wide() -> None:
+    dice = random.Random(5)
+    groups = [[mean + dice.gauss(0, 0.001) for _ in range(20)] for mean in (0.9, 1.0, 1.1, 1.2)]
+    apart = bootstrap_median(groups)
+    mixed = bootstrap_median([[sample for group in groups for sample in group]])
+    assert apart is not None
+    assert mixed is not None
+    assert apart.median == mixed.median
+    assert apart.low < mixed.low
+    assert apart.high > mixed.high
 
 
 def test_less_confidence_is_a_narrower_interval() -> None:
     dice = random.Random(4)
     samples = [dice.random() for _ in range(40)]
-    sure, less = bootstrap_median(samples, 0.99), bootstrap_median(samples, 0.5)
+    sure, less = bootstrap_median([samples], 0.99), bootstrap_median([samples], 0.5)
     assert sure is not None
     assert less is not None
     assert sure.low < less.low <= less.high < sure.high
