@@ -69,7 +69,8 @@ class Park(_Wire, frozen=True):
 
 
 class Prefetch(_Wire, frozen=True):
-    """Bring a session's chunks up to ``tier`` (dram here; device is done by a request)."""
+    """Bring a session's chunks up to ``tier``, dram or device, as far as there is room. An engine
+    whose chunks are not single blocks goes no further than dram."""
 
     session: SessionKey
     tier: Tier = Tier.DRAM

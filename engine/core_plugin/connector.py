@@ -10,13 +10,8 @@ from typing import Any
 import msgspec
 
 from cache_tiers import hints
-from engine.core_plugin.operations import (
-    DropOperation,
-    FlushOperation,
-    ParkOperation,
-    PrefetchOperation,
-)
-from engine.core_plugin.scheduler import ValetMetadata, ValetScheduler
+from engine.core_plugin.orders import ValetMetadata
+from engine.core_plugin.scheduler import ValetScheduler
 from engine.core_plugin.sessions_view import VllmDeviceBlocks
 from engine.core_plugin.vllm_compat import (
     KVConnectorBase_V1,
@@ -43,13 +38,6 @@ class ValetConnector(OffloadingConnector):
         self.connector_worker: OffloadingConnectorWorker | None = None
         if role == KVConnectorRole.SCHEDULER:
             self.connector_scheduler = ValetScheduler(spec, vllm_config, kv_cache_config)
-            self._info = hints.EngineInfo(
-                fingerprint=spec.fingerprint,
-                tokens_per_chunk=self.connector_scheduler.tokens_per_chunk,
-                chunk_bytes=self.connector_scheduler.manager.chunk_bytes,
-                dram_chunks=self.connector_scheduler.manager.capacity,
-                ssd_enabled=self.connector_scheduler.manager.ssd is not None,
-            )
         else:
             self.connector_worker = OffloadingConnectorWorker(spec, vllm_config, kv_cache_config)
 
@@ -77,23 +65,7 @@ class ValetConnector(OffloadingConnector):
             decoded = hints.decode_command(command)
         except msgspec.ValidationError as error:
             return hints.encode(hints.Failure(f"not a command of this version: {error}"))
-        match decoded:
-            case hints.GetInfo():
-                return hints.encode(self._info)
-            case hints.GetStatus(session):
-                return hints.encode(scheduler.sessions.describe(session))
-            case hints.ListSessions():
-                return hints.encode(hints.SessionList(scheduler.sessions.held()))
-            case hints.TakeReport(request_id):
-                return hints.encode(hints.Report(scheduler.report(request_id)))
-            case hints.Park(session):
-                return scheduler.run(ParkOperation(scheduler, session, now))
-            case hints.Prefetch(session, _, deadline_ms):
-                return scheduler.run(PrefetchOperation(scheduler, session, deadline_ms, now))
-            case hints.Drop(session):
-                return scheduler.run(DropOperation(scheduler, session, now))
-            case hints.Flush():
-                return scheduler.run(FlushOperation(scheduler, now))
+        return scheduler.desk.take(decoded, now)
 
     # --- workers ---------------------------------------------------------------------------------
 

@@ -25,6 +25,15 @@ class DeviceBlocks(Protocol):
         """Take idle blocks out of the prefix cache."""
         ...
 
+    def take(self, most: int, keep_share: float) -> list[int]:
+        """Allocate up to ``most`` idle blocks, leaving ``keep_share`` of the idle ones."""
+        ...
+
+    def give(self, filled: Sequence[tuple[bytes, int]], empty: Sequence[int]) -> None:
+        """Give taken blocks back; ``filled`` are (name in the prefix cache, block) in prefix
+        order."""
+        ...
+
 
 class VllmDeviceBlocks:
     """DeviceBlocks on vLLM's KV cache manager."""
@@ -40,6 +49,21 @@ class VllmDeviceBlocks:
     def evict(self, blocks: set[int]) -> None:
         """See DeviceBlocks."""
         self._manager.evict_blocks(blocks)
+
+    def take(self, most: int, keep_share: float) -> list[int]:
+        """See DeviceBlocks."""
+        pool = self._manager.block_pool
+        count = min(most, int(pool.get_num_free_blocks() * (1 - keep_share)))
+        return [block.block_id for block in pool.get_new_blocks(count)] if count > 0 else []
+
+    def give(self, filled: Sequence[tuple[bytes, int]], empty: Sequence[int]) -> None:
+        """See DeviceBlocks."""
+        pool = self._manager.block_pool
+        for name, block in filled:
+            pool._insert_block_hash(name, pool.blocks[block], num_tokens=None)
+        # The prefix's end is evicted first: without its beginning it would be useless.
+        ordered = [block for _, block in filled] + list(empty)
+        pool.free_blocks([pool.blocks[block] for block in reversed(ordered)])
 
 
 class SessionChunks:
@@ -89,6 +113,12 @@ class SessionChunks:
             bytes_by_tier={tier: n * manager.chunk_bytes for tier, n in counts.items()},
             ssd_complete=ssd == len(chain),
         )
+
+    def leading_on_device(self, session: SessionKey) -> int:
+        """Chunks of the session that are on the device, counted from its beginning."""
+        chain = self.chain(session) or ()
+        missing = (i for i in range(len(chain)) if not self._on_device(session, i))
+        return next(missing, len(chain))
 
     def held(self) -> list[SessionKv]:
         """Every session of which some tier holds a chunk."""

@@ -185,6 +185,13 @@ def test_after_faults_on_disk_and_a_changed_model(tmp_path: Path) -> None:
         # Healed: what was computed again is stored again.
         park(server, RESUMED, "faulty")
         assert complete(server, RESUMED, "faulty", prompt).reused["ssd"] == whole
+        # Brought all the way to the device before it is asked for.
+        park(server, RESUMED, "faulty")
+        with server.client(headers=RESUMED) as client:
+            wish = {"tier": "device", "deadline_ms": 10_000}
+            assert client.post("/v1/sessions/faulty/prefetch", json=wish).is_success
+        prefetched = complete(server, RESUMED, "faulty", prompt)
+        assert prefetched.reused["device"] == whole
 
         for fault, reasons in [
             (truncate_the_first, {"corrupt_chunk"}),
@@ -264,7 +271,7 @@ def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
     keys = Manifests.open(first / fingerprint / "manifests").get(SessionKey("local/bytes"))
     assert keys is not None
     assert len(keys) == 56
-    assert chunks(first, fingerprint, keys) == chunks(server.store, fingerprint, keys, chunk)
+    assert chunks(first, fingerprint, keys) == chunks(server.store, fingerprint, keys)
 
 
 def chunks(root: Path, fingerprint: str, keys: Sequence[ChunkKey]) -> list[bytes]:

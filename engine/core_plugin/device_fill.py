@@ -1,0 +1,76 @@
+"""Prefetch all the way to the device: a load that no request asked for yet.
+
+Works as a request's load does: device blocks are taken from the pool, a stream fills them, and
+blocks that were filled join the engine's prefix cache, where the next request finds them. They are
+idle from then on, so pressure may evict them as any other. Scheduler thread only.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cache_tiers.hints import Prefetched, Reply
+from cache_tiers.types import ChunkKey, MissReason, SessionKey
+from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.operations import PATIENCE_S
+
+
+class DeviceFiller(Protocol):
+    """What a fill needs of the scheduler side."""
+
+    tokens_per_chunk: int
+
+    def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None: ...
+
+    def on_device(self, session: SessionKey) -> int:
+        """Leading chunks of the session that are on the device already."""
+        ...
+
+    def take_blocks(self, most: int) -> list[int]:
+        """Up to ``most`` device blocks of which nobody makes use; as many as may be taken."""
+        ...
+
+    def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None:
+        """Carry ``stream`` out, which writes to ``blocks``, beginning with the next step."""
+        ...
+
+    def adopt(self, filled: Sequence[tuple[ChunkKey, int]], empty: Sequence[int]) -> None:
+        """Give blocks back to the pool: filled ones under their chunk's name, others nameless."""
+        ...
+
+
+class DeviceFill:
+    """An operation (see ``operations.py``) for engines whose chunk is one block of one group."""
+
+    def __init__(
+        self, filler: DeviceFiller, session: SessionKey, deadline_ms: int, now: float
+    ) -> None:
+        self._filler = filler
+        self._session = session
+        self._deadline = now + min(deadline_ms / 1000, PATIENCE_S)
+        chain = filler.chain(session) or ()
+        self._here = filler.on_device(session)
+        self._whole = len(chain)
+        missing = chain[self._here :]
+        blocks = filler.take_blocks(len(missing))
+        items = [
+            LoadItem(key, 0, self._here + i, (block,))
+            for i, (key, block) in enumerate(zip(missing, blocks, strict=False))
+        ]
+        self._stream = LoadStream(items, now=now, patience_s=PATIENCE_S)
+        filler.open_fill(self._stream, blocks)
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        if now > self._deadline:
+            self._stream.give_up(MissReason.IO_TIMEOUT)
+        if not self._stream.ended:
+            return None
+        lost = self._stream.lost()
+        filled = self._stream.items[: len(self._stream.items) - len(lost)]
+        self._filler.adopt(
+            [(item.key, item.block_ids[0]) for item in filled],
+            [item.block_ids[0] for item in lost],
+        )
+        chunks = self._here + len(filled)
+        tokens = chunks * self._filler.tokens_per_chunk
+        return Prefetched(self._session, tokens, complete=chunks == self._whole)

@@ -1,0 +1,142 @@
+"""Streams in progress: what is read, what the workers copy, when a load is over.
+
+Scheduler thread only. A stream's ready chunks go to the workers in *parts*, each a run of
+contiguous chunks; a part is done when every worker has copied it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cache_tiers.types import ChunkKey, MissReason
+from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.manager import TierManager
+from engine.core_plugin.vllm_compat import CPULoadStoreSpec, GPULoadStoreSpec, TransferJob
+
+OnEnd = Callable[[LoadStream, float], None]
+"""Called once, with the stream and the time, when a load is over, whole or not."""
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """One running load."""
+
+    request_id: str
+    stream: LoadStream
+    on_end: OnEnd
+
+
+@dataclass(slots=True)
+class Part:
+    """One copy of a run of chunks, carried out by every worker."""
+
+    load: Load
+    keys: list[ChunkKey]
+    workers_left: int
+
+
+class Loads:
+    """All running loads of the engine."""
+
+    def __init__(
+        self, manager: TierManager, *, workers: int, groups: int, new_job_id: Callable[[], int]
+    ) -> None:
+        self._manager = manager
+        self._workers = workers
+        self._groups = groups
+        self._new_job_id = new_job_id
+        # Half of DRAM: stores and other streams go on beside a stream.
+        self._window = max(1, manager.capacity // 2)
+        self._loads: list[Load] = []
+        self._parts: dict[int, Part] = {}
+
+    def open(self, request_id: str, stream: LoadStream, on_end: OnEnd, now: float) -> None:
+        """Begin a load. What it needs of DRAM is pinned at once."""
+        self._loads.append(Load(request_id, stream, on_end))
+        here = [item.key for item in stream.items if self._manager.dram.has(item.key)]
+        self._manager.bring(here, stream, now)
+
+    def is_open(self, request_id: str) -> bool:
+        """Whether a load of the request runs."""
+        return any(load.request_id == request_id for load in self._loads)
+
+    def give_up(self, request_id: str) -> None:
+        """Nobody waits for the request any more: stop its load where it stands."""
+        for load in self._loads:
+            if load.request_id == request_id:
+                load.stream.give_up(MissReason.IO_TIMEOUT)
+
+    def advance(self, now: float) -> dict[int, TransferJob]:
+        """Read what fits the windows, end what has ended; the parts to copy, by job number."""
+        jobs: dict[int, TransferJob] = {}
+        for load in list(self._loads):
+            stream = load.stream
+            stream.check_patience(now)
+            wanted = stream.to_read(self._window - stream.in_dram())
+            if wanted:
+                self._manager.bring(wanted, stream, now)
+            while run := stream.take_run():
+                job_id = self._new_job_id()
+                jobs[job_id] = self._part(job_id, load, run)
+            self._end_if_over(load, now)
+        return jobs
+
+    def take_completed(self, completed: dict[int, int], now: float) -> None:
+        """Takes out of ``completed`` (workers done, by job number) the parts of loads."""
+        for job_id in [job_id for job_id in completed if job_id in self._parts]:
+            part = self._parts[job_id]
+            part.workers_left -= completed.pop(job_id)
+            if part.workers_left > 0:
+                continue
+            del self._parts[job_id]
+            self._manager.unpin(part.keys)
+            self._manager.mark_used(part.keys)
+            part.load.stream.on_copied(part.keys, now)
+            self._end_if_over(part.load, now)
+
+    def _part(self, job_id: int, load: Load, run: Sequence[LoadItem]) -> TransferJob:
+        keys = [item.key for item in run]
+        self._parts[job_id] = Part(load, keys, self._workers)
+        return TransferJob(
+            req_id=load.request_id,
+            src_spec=CPULoadStoreSpec(self._manager.rows(keys).block_ids.tolist()),
+            dst_spec=destination(run, self._groups),
+        )
+
+    def _end_if_over(self, load: Load, now: float) -> None:
+        if load.stream.ended and load in self._loads:
+            self._loads.remove(load)
+            self._manager.forget_waiter(load.stream)
+            self._manager.unpin(load.stream.pinned_leftovers())
+            load.on_end(load.stream, now)
+
+
+def split_by_chunk(
+    keys: Sequence[ChunkKey], destination: GPULoadStoreSpec, blocks_per_chunk: int
+) -> list[LoadItem]:
+    """A load's destination, chunk by chunk. ``keys`` are in the order of ``destination``'s blocks:
+    group after group, each group's chunks in logical order."""
+    blocks = destination.block_ids.tolist()
+    items: list[LoadItem] = []
+    at = 0
+    names = iter(keys)
+    for group, (count, first) in enumerate(
+        zip(destination.group_sizes, destination.block_indices, strict=True)
+    ):
+        taken = 0
+        while taken < count:
+            logical = first + taken
+            size = min(blocks_per_chunk - logical % blocks_per_chunk, count - taken)
+            start = at + taken
+            items.append(LoadItem(next(names), group, logical, tuple(blocks[start : start + size])))
+            taken += size
+        at += count
+    return items
+
+
+def destination(run: Sequence[LoadItem], groups: int) -> GPULoadStoreSpec:
+    """The device blocks of a run of contiguous chunks of one group."""
+    sizes, indices = [0] * groups, [0] * groups
+    sizes[run[0].group] = sum(len(item.block_ids) for item in run)
+    indices[run[0].group] = run[0].first_block
+    blocks = [block for item in run for block in item.block_ids]
+    return GPULoadStoreSpec(blocks, group_sizes=sizes, block_indices=indices)
