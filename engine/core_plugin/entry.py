@@ -23,10 +23,13 @@ def register() -> None:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies. A killed server must not leave an engine
-    behind that holds the memory, the store and the port of the next one."""
+    """Have the kernel end this process when its parent dies. A killed server must not leave an
+    engine behind that holds the memory, the store and the port of the next one. EngineCore is
+    asked, since it has a store to close; a worker has nothing to close."""
+    is_engine = multiprocessing.current_process().name.startswith("EngineCore")
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ending = signal.SIGTERM if is_engine else signal.SIGKILL
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, ending)
 
 
 def _control(self: Any, command: bytes) -> "bytes | Future[bytes]":
