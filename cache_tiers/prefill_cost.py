@@ -15,6 +15,10 @@ FORGET = 0.99
 """Weight that an observation keeps at each later one: half is gone after 69. Slow enough to
 average over noise, quick enough to follow a machine that becomes busy."""
 
+LEAST_TOKENS = 64
+"""Shorter prefills are not learned from: what they cost is a step's fixed cost, and taken for the
+price of a token it would make every saving look many times what it is."""
+
 
 @dataclass(slots=True)
 class PrefillCost:
@@ -22,8 +26,7 @@ class PrefillCost:
 
     Divided by its tokens, an observation says: at mean position ``x = (start + end)/2`` a token
     took ``y = ms/tokens``; the model is the line ``y = a + b·x``. Each observation weighs as many
-    as its tokens, so that a tail of three tokens, which is all fixed overhead, says little. ``a``
-    and ``b`` are never negative; both are 0 until something was observed.
+    as its tokens. ``a`` and ``b`` are never negative; both are 0 until something was observed.
     """
 
     _w: float = 0.0
@@ -35,10 +38,10 @@ class PrefillCost:
     def observe(self, start: int, end: int, ms: float) -> None:
         """Learn from a prefill of the tokens ``start … end`` that took ``ms`` milliseconds.
 
-        What cannot be a prefill (no tokens, no time) is ignored.
+        One of fewer than ``LEAST_TOKENS``, and what cannot be a prefill, is ignored.
         """
         tokens = end - start
-        if start < 0 or tokens <= 0 or ms <= 0:
+        if start < 0 or tokens < LEAST_TOKENS or ms <= 0:
             return
         x = (start + end) / 2
         y = ms / tokens

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from app.receipts import learn, make_receipt, reason
@@ -103,7 +104,10 @@ def test_the_database_knows_why_a_session_is_new(
 def test_prefills_are_learned_from_where_reuse_ended() -> None:
     cost = PrefillCost()
     learn(cost, [_generation(_report())])
-    assert cost.cost(7168, 7196) == pytest.approx(220.0)
+    assert cost.cost(7168, 7196) == 0, "28 tokens are a step's fixed cost"
+    longer = msgspec.structs.replace(_report(), prompt=7368, computed=200)
+    learn(cost, [_generation(longer)])
+    assert cost.cost(7168, 7368) == pytest.approx(220.0)
 
 
 @pytest.mark.parametrize(

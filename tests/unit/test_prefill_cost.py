@@ -25,6 +25,12 @@ def test_it_finds_the_curve() -> None:
     assert cost.cost(3000, 3100) == pytest.approx(_true(1.5, 0.0007, 3000, 3100))
 
 
+def test_short_prefills_say_nothing() -> None:
+    cost = PrefillCost()
+    cost.observe(4096, 4104, 130)
+    assert cost.cost(0, 4096) == 0
+
+
 def test_it_averages_noise() -> None:
     dice, cost = random.Random(1), PrefillCost()
     for _ in range(300):
