@@ -9,8 +9,8 @@ storing costs shows in that answer and not in the engine's next one.
 
 A process keeps for life a speed that differs from that of its twin by more than Valet may cost; in
 trials the one that was started later decoded faster. So both are started again for every round, in
-turns one or the other first. A figure is the median of the ratios of all pairs, with an interval that a bootstrap draws
-from the rounds and from the pairs within them.
+turns one or the other first. A figure is the median of the ratios of all pairs, with an interval
+that a bootstrap draws from the rounds and from the pairs within them.
 """
 
 import argparse
