@@ -56,6 +56,11 @@ class ValetConnector(OffloadingConnector):
         assert self.connector_scheduler is not None
         return self.connector_scheduler.request_finished(request)
 
+    def reset_cache(self) -> bool:
+        """Refused: chunks are on their way while the engine runs, and what is stored stays right
+        (other weights have another fingerprint)."""
+        return False
+
     def control(self, command: bytes) -> "bytes | Future[bytes]":
         """Carry out one encoded command; a Future for what takes more than a moment."""
         scheduler = self.connector_scheduler

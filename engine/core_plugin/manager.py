@@ -193,9 +193,10 @@ class TierManager(TieringOffloadingManager):
                 waiter.on_failed(key, MissReason.EVICTED)
             return
         away = [key for key in keys if not self.dram.has_or_awaits(key)]
-        for i in range(0, len(away), CHUNKS_PER_READ):
-            if not self._start_read(away[i : i + CHUNKS_PER_READ], waiter, now):
+        while away and (size := min(CHUNKS_PER_READ, self.dram.room())):
+            if not self._start_read(away[:size], waiter, now):
                 return
+            away = away[size:]
 
     def pin(self, keys: Sequence[ChunkKey]) -> CPULoadStoreSpec:
         """Protect chunks in DRAM from eviction; returns their rows."""
@@ -277,10 +278,8 @@ class TierManager(TieringOffloadingManager):
     # --- inside ---------------------------------------------------------------------------------
 
     def _start_read(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> bool:
-        """Start one read job; False when DRAM has no room for it now."""
+        """Start one read job; False when DRAM gives no room for it now."""
         assert self.ssd is not None
-        if self.dram.room() < len(keys):
-            return False
         context = self._own_context()
         allocated = self.dram.prepare_write([OffloadKey(key) for key in keys], context)
         if allocated is None:

@@ -126,6 +126,21 @@ def test_a_prefix_four_times_dram_streams_whole_and_is_read_once(tiers: Tiers) -
     assert tiers.dram.room() == ROWS, "every pin is gone"
 
 
+def test_streams_through_whatever_room_there_is(tiers: Tiers) -> None:
+    """One free row is enough, whatever the size of a read."""
+    numbers = range(6)
+    tiers.store(numbers)
+    tiers.dram.drop([key(n) for n in numbers])
+    others = range(50, 50 + ROWS - 1)
+    tiers.store(others)
+    pinned = [key(n) for n in others]
+    tiers.manager.pin(pinned)
+    load, device = tiers.stream(numbers, window=4)
+    assert load.failure is None
+    assert device == {n: content(n) for n in numbers}
+    tiers.manager.unpin(pinned)
+
+
 def test_where_a_chunk_was_is_remembered(tiers: Tiers) -> None:
     tiers.store([1, 2, 3])
     tiers.dram.drop([key(2)])
