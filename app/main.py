@@ -151,7 +151,7 @@ def _join(
 
 async def _reconcile(sessions: SessionService) -> None:
     try:
-        logger.info("Sessions and KV agree: %s", await sessions.reconcile())
+        await sessions.reconcile()
     except (StateUnavailable, EngineError) as error:
         # Sessions keep the state they had; every turn still works and corrects its own.
         logger.warning("Sessions and KV could not be compared: %s", error)

@@ -24,6 +24,7 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.outputs import RequestOutput
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -34,7 +35,7 @@ from cache_tiers.types import SessionKey, Tier
 from engine.config import EngineConfig
 from engine.control import Control
 from engine.core_plugin.entry import METHOD
-from engine.port import EngineDead, EngineError, Generation, current_turn
+from engine.port import CommandFailed, EngineDead, EngineError, Generation, current_turn
 from engine.shared_memory import claim, region_id, sweep
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,11 @@ class SessionLLM(AsyncLLM):
             generation.output_tokens = times.num_generation_tokens
         generation.finish_reason = output.outputs[0].finish_reason if output.outputs else None
         params, output.kv_transfer_params = output.kv_transfer_params, None
-        prompt = len(output.prompt_token_ids or ())
-        generation.report = await self._report(params, request_id) or hints.KvReport(prompt, prompt)
+        report = await self._report(params, request_id)
+        if report is None:
+            prompt, cached = len(output.prompt_token_ids or ()), output.num_cached_tokens or 0
+            report = hints.KvReport(prompt, prompt - cached, device=cached)
+        generation.report = report
 
     async def _report(
         self, params: dict[str, Any] | None, request_id: str
@@ -120,6 +124,9 @@ class SessionLLM(AsyncLLM):
             reply = await self.engine_core.call_utility_async(METHOD, command)
         except EngineDeadError as error:
             raise EngineDead("the engine process is gone") from error
+        except Exception as error:
+            # What the method raised, or an engine that is stopping answers, arrives bare.
+            raise CommandFailed(f"the engine could not carry a command out: {error}") from error
         return bytes(reply)
 
 
@@ -146,7 +153,10 @@ class VllmEngine:
         )
         validate_parsed_serve_args(args)
         try:
-            llm = SessionLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+            engine_args = AsyncEngineArgs.from_cli_args(args)
+            llm = SessionLLM.from_engine_args(
+                engine_args, usage_context=UsageContext.OPENAI_API_SERVER
+            )
         except Exception as error:
             raise EngineError(f"the engine did not start: {error}") from error
         self._llm = llm
