@@ -1,7 +1,6 @@
 """The command line. What is heavy is imported by the command that needs it."""
 
 import argparse
-import asyncio
 import importlib.metadata
 import logging
 import os
@@ -57,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(settings: Settings) -> int:
+    import uvloop
+
     from app.main import CannotServe, serve
     from engine.port import EngineError
 
     os.umask(0o077)  # for every file of every process, whoever writes it: the owner's alone
     try:
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except KeyboardInterrupt:
         pass  # asked to stop, and stopped
     except (CannotServe, EngineError) as error:

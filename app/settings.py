@@ -54,7 +54,6 @@ class Settings:
     """Tokens in a KV block; None leaves it to the engine."""
     device_kv: int
     dram: int
-    """0 keeps KV on the device only."""
     ssd: int
     """0 turns the store off."""
     database_url: str = field(repr=False)
@@ -274,8 +273,8 @@ def _model_name(model: str) -> str:
 def _check_together(settings: Settings) -> None:
     if settings.device_kv == 0:
         raise SettingsError("VALET_DEVICE_KV: expected more than 0: the engine computes in it")
-    if settings.ssd and not settings.dram:
-        raise SettingsError("VALET_DRAM is 0 but VALET_SSD is not: the store works through DRAM")
+    if settings.dram == 0:
+        raise SettingsError("VALET_DRAM: expected more than 0: KV leaves the device through it")
     if not settings.api_keys and not _is_loopback(settings.host):
         raise SettingsError(
             f"VALET_HOST is {settings.host}, which other machines can reach: set VALET_API_KEYS"

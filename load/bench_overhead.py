@@ -225,8 +225,7 @@ def _interval(interval: Interval | None) -> str:
 
 def run_round(home: Path, sizes: Sizes, tiers: bool, round_: int, pairs: int) -> list[Pair]:
     """Start both servers, measure, stop both."""
-    dram, ssd = (DRAM, SSD) if tiers else (0, 0)
-    ours = valet(home, sizes=sizes, dram=dram, ssd=ssd)
+    ours = valet(home, sizes=sizes, dram=DRAM, ssd=SSD if tiers else 0)
     engine = bare_engine(home.parent, prepare_model(home), sizes=sizes)
     with running(*((engine, ours) if round_ % 2 else (ours, engine))):
         idle = {
@@ -245,7 +244,7 @@ def main() -> None:
     add("--rounds", type=int, default=ROUNDS, help=f"starts of both servers ({ROUNDS})")
     add("--pairs", type=int, default=PAIRS, help=f"of each length in a round ({PAIRS})")
     add("--quick", action="store_true", help=f"at most {QUICK} rounds of {QUICK} pairs")
-    add("--no-tiers", action="store_true", help="Valet with its device tier alone")
+    add("--no-ssd", action="store_true", help="Valet without its store")
     add(
         "--reserved-cores",
         type=int,
@@ -262,7 +261,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
             home = make_home(Path(folder))
             pairs = min(most, options.pairs)
-            measured += run_round(home, sizes, not options.no_tiers, round_, pairs)
+            measured += run_round(home, sizes, not options.no_ssd, round_, pairs)
     rows = summarize(measured, LENGTHS)
     print(f"\n{draw(rows)}\n")
     goals = {what: judge(rows[-1][f"{what}_ratio"]) for what in ("ttft", "per_token")}
@@ -275,7 +274,7 @@ def main() -> None:
         options.out,
         {
             "environment": environment,
-            "tiers": not options.no_tiers,
+            "tiers": not options.no_ssd,
             "reserved_cores": options.reserved_cores,
             "output_tokens": OUTPUT_TOKENS,
             "wanted": goals,
