@@ -40,7 +40,8 @@ def sweep(record: Path, folder: Path = SHARED_MEMORY) -> list[str]:
     names: set[str] = set()
     with contextlib.suppress(OSError):
         names = set(record.read_text().split())
-    names -= _mapped(psutil.pids()) if names else set()
+    mapped = names & _mapped(psutil.pids()) if names else set()
+    names -= mapped
     for path in folder.iterdir():
         owner = _REGION.fullmatch(path.name)
         if owner is not None and owner[2] != _started_at(int(owner[1])):
@@ -48,7 +49,10 @@ def sweep(record: Path, folder: Path = SHARED_MEMORY) -> list[str]:
     removed = [name for name in sorted(names) if "/" not in name and _remove(folder / name)]
     if removed:
         logger.info("removed %d leftovers of a killed server from %s", len(removed), folder)
-    record.unlink(missing_ok=True)
+    if mapped:
+        record.write_text("\n".join(sorted(mapped)))  # of a server that runs on the same home
+    else:
+        record.unlink(missing_ok=True)
     return removed
 
 

@@ -165,7 +165,8 @@ class SessionService:
         return await self._kv.status(session_key(tenant, session_id))
 
     async def park(self, tenant: str, session_id: str) -> SessionKv:
-        """Have the session's KV on SSD alone; returns when it is there.
+        """Have the session's KV on SSD alone; returns when it is there. Where the copy could not be
+        completed (no store, a full disk) the KV stays where it is, and so does the state.
 
         Raises SessionBusy when a turn runs, or ran meanwhile. An expired session stays expired.
         """
@@ -173,7 +174,10 @@ class SessionService:
         parked = await self._kv.park(session_key(tenant, session_id))
         async with self._transaction() as repo:
             session = await _unchanged(repo, session)
-            if session.state is not SessionState.EXPIRED:
+            stays = session.state is SessionState.EXPIRED or (
+                parked.known and not parked.ssd_complete
+            )
+            if not stays:
                 await repo.save(moved(session, SessionState.PARKED))
         return parked
 

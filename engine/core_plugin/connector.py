@@ -3,7 +3,6 @@
 One instance lives in the scheduler's process, one in every worker; vLLM says which by ``role``.
 """
 
-import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -65,12 +64,11 @@ class ValetConnector(OffloadingConnector):
         """Carry out one encoded command; a Future for what takes more than a moment."""
         scheduler = self.connector_scheduler
         assert scheduler is not None
-        now = time.monotonic()
         try:
             decoded = hints.decode_command(command)
         except msgspec.ValidationError as error:
             return hints.encode(hints.Failure(f"not a command of this version: {error}"))
-        return scheduler.desk.take(decoded, now)
+        return scheduler.desk.take(decoded)
 
     # --- workers ---------------------------------------------------------------------------------
 

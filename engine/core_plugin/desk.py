@@ -1,7 +1,9 @@
 """Control commands: what is asked of sessions without a request. Scheduler thread only."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cache_tiers import hints
@@ -18,6 +20,8 @@ from engine.core_plugin.operations import (
 )
 from engine.core_plugin.sessions_view import DeviceBlocks, SessionChunks
 
+logger = logging.getLogger(__name__)
+
 
 class SchedulerSide(Protocol):
     """What the desk needs of the connector's scheduler side."""
@@ -29,10 +33,32 @@ class SchedulerSide(Protocol):
 
     def is_quiet(self, session: SessionKey | None) -> bool: ...
     def report(self, external_id: str) -> hints.KvReport | None: ...
+    def keys_of_running(self) -> set[ChunkKey]: ...
     def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None: ...
 
     @property
     def can_fill(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class Errand:
+    """One command that takes more than a moment. It begins when its turn comes."""
+
+    session: SessionKey | None
+    begin: Callable[[float], Operation]
+    operation: Operation | None = None
+    reply: "Future[bytes]" = field(default_factory=Future)
+
+    def poll(self, now: float) -> hints.Reply | None:
+        """As Operation's; a defect in one costs its caller a failure, and not everybody the
+        engine."""
+        try:
+            if self.operation is None:
+                self.operation = self.begin(now)
+            return self.operation.poll(now)
+        except Exception as error:
+            logger.exception("a control command failed")
+            return hints.Failure(f"{type(error).__name__}: {error}")
 
 
 class ControlDesk:
@@ -40,14 +66,14 @@ class ControlDesk:
 
     def __init__(self, side: SchedulerSide) -> None:
         self._side = side
-        self._open: list[tuple[Operation, Future[bytes]]] = []
+        self._open: list[Errand] = []
         self.manager = side.manager
         self.tokens_per_chunk = side.tokens_per_chunk
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def take(self, command: hints.Command, now: float) -> "bytes | Future[bytes]":
+    def take(self, command: hints.Command) -> "bytes | Future[bytes]":
         """Carry out one command: the encoded reply, or a Future of it."""
         match command:
             case hints.GetInfo():
@@ -59,25 +85,29 @@ class ControlDesk:
             case hints.TakeReport(request_id):
                 return hints.encode(hints.Report(self._side.report(request_id)))
             case hints.Park(session):
-                return self._run(ParkOperation(self, session, now))
+                return self._run(session, lambda now: ParkOperation(self, session, now))
             case hints.Prefetch(session, tier, deadline_ms):
-                if tier is Tier.DEVICE and self._side.can_fill:
-                    return self._run(DeviceFill(self, session, deadline_ms, now))
-                return self._run(PrefetchOperation(self, session, deadline_ms, now))
+                fills = tier is Tier.DEVICE and self._side.can_fill
+                kind = DeviceFill if fills else PrefetchOperation
+                return self._run(session, lambda now: kind(self, session, deadline_ms, now))
             case hints.Drop(session):
-                return self._run(DropOperation(self, session, now))
+                return self._run(session, lambda now: DropOperation(self, session, now))
             case hints.Flush():
-                return self._run(FlushOperation(self, now))
+                return self._run(None, lambda now: FlushOperation(self, now))
 
     def poll(self, now: float) -> None:
-        """Give every open operation its turn."""
+        """Give open operations their turn: of one session's, the first; the others wait for it."""
         still = []
-        for operation, future in self._open:
-            reply = operation.poll(now)
+        busy: set[SessionKey | None] = set()
+        for errand in self._open:
+            reply = None
+            if errand.session is None or errand.session not in busy:
+                busy.add(errand.session)
+                reply = errand.poll(now)
             if reply is None:
-                still.append((operation, future))
+                still.append(errand)
             else:
-                future.set_result(hints.encode(reply))
+                errand.reply.set_result(hints.encode(reply))
         self._open = still
 
     # --- what operations need (SessionsView, DeviceFiller) -------------------------------------
@@ -100,7 +130,10 @@ class ControlDesk:
 
     def forget(self, session: SessionKey) -> list[ChunkKey]:
         """See SessionsView."""
-        return self._side.sessions.forget(session)
+        orphans = self._side.sessions.forget(session)
+        # A running request may have found one of them there, and will hold it when it ends.
+        in_use = self._side.keys_of_running()
+        return [key for key in orphans if key not in in_use]
 
     def on_device(self, session: SessionKey) -> int:
         """See DeviceFiller."""
@@ -124,7 +157,9 @@ class ControlDesk:
         assert device is not None
         return device
 
-    def _run(self, operation: Operation) -> "Future[bytes]":
-        future: Future[bytes] = Future()
-        self._open.append((operation, future))
-        return future
+    def _run(
+        self, session: SessionKey | None, begin: Callable[[float], Operation]
+    ) -> "Future[bytes]":
+        errand = Errand(session, begin)
+        self._open.append(errand)
+        return errand.reply

@@ -11,6 +11,7 @@ from typing import Protocol
 from cache_tiers.hints import Prefetched, Reply
 from cache_tiers.types import ChunkKey, MissReason, SessionKey
 from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.loads import LOAD_PATIENCE_S
 from engine.core_plugin.operations import PATIENCE_S
 
 
@@ -48,15 +49,16 @@ class DeviceFill:
         self._session = session
         self._deadline = now + min(deadline_ms / 1000, PATIENCE_S)
         chain = filler.chain(session) or ()
-        self._here = filler.on_device(session)
         self._whole = len(chain)
-        missing = chain[self._here :]
-        blocks = filler.take_blocks(len(missing))
+        blocks = filler.take_blocks(len(chain) - filler.on_device(session))
+        # Asked again: taking blocks may have evicted some of the session's own.
+        here = filler.on_device(session)
         items = [
-            LoadItem(key, 0, self._here + i, (block,))
-            for i, (key, block) in enumerate(zip(missing, blocks, strict=False))
+            LoadItem(key, 0, here + i, (block,))
+            for i, (key, block) in enumerate(zip(chain[here:], blocks, strict=False))
         ]
-        self._stream = LoadStream(items, now=now, patience_s=PATIENCE_S)
+        self._spare = blocks[len(items) :]
+        self._stream = LoadStream(items, now=now, patience_s=LOAD_PATIENCE_S)
         filler.open_fill(self._stream, blocks)
 
     def poll(self, now: float) -> Reply | None:
@@ -69,8 +71,8 @@ class DeviceFill:
         filled = self._stream.items[: len(self._stream.items) - len(lost)]
         self._filler.adopt(
             [(item.key, item.block_ids[0]) for item in filled],
-            [item.block_ids[0] for item in lost],
+            [*(item.block_ids[0] for item in lost), *self._spare],
         )
-        chunks = self._here + len(filled)
+        chunks = self._filler.on_device(self._session)
         tokens = chunks * self._filler.tokens_per_chunk
         return Prefetched(self._session, tokens, complete=chunks == self._whole)

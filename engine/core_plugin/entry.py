@@ -6,6 +6,7 @@ Valet adds to; nothing existing is changed.
 
 import ctypes
 import multiprocessing
+import os
 import signal
 from concurrent.futures import Future
 from typing import Any
@@ -30,6 +31,12 @@ def _end_with_parent() -> None:
     pr_set_pdeathsig = 1
     ending = signal.SIGTERM if is_engine else signal.SIGKILL
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, ending)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os.kill(os.getpid(), ending)  # it died before it could be watched
+    # Ctrl-C in a terminal goes to the whole group: only the server may answer it, which lets the
+    # requests finish first.
+    os.setpgid(0, 0)
 
 
 def _control(self: Any, command: bytes) -> "bytes | Future[bytes]":

@@ -116,15 +116,15 @@ class HostOffloadingWorker(OffloadingWorker):
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             began = time.perf_counter()
-            copied = self._copy(job)
-            self._results.append(
-                TransferResult(
-                    job_id=job.job_id,
-                    success=True,
-                    transfer_size=copied,
-                    transfer_time=max(time.perf_counter() - began, 1e-9),
-                )
-            )
+            try:
+                copied = self._copy(job)
+                taken = max(time.perf_counter() - began, 1e-9)
+                result = TransferResult(job.job_id, True, copied, taken)
+            except Exception:
+                # vLLM ends the engine on a failed copy; without a result it would wait for ever.
+                logger.exception("copying between device and DRAM failed")
+                result = TransferResult(job.job_id, False)
+            self._results.append(result)
             with self._changed:
                 self._pending.discard(job.job_id)
                 self._changed.notify_all()

@@ -12,6 +12,9 @@ from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.vllm_compat import CPULoadStoreSpec, GPULoadStoreSpec, TransferJob
 
+LOAD_PATIENCE_S = 5.0
+"""A load without progress for this long is given up and recomputed."""
+
 OnEnd = Callable[[LoadStream, float], None]
 """Called once, with the stream and the time, when a load is over, whole or not."""
 

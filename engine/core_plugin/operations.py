@@ -80,6 +80,8 @@ class ParkOperation:
             self._flush = ssd.flush()
         if not self._flush.done():
             return None
+        if (error := self._flush.exception()) is not None:
+            return Failure(f"the SSD copy could not be made durable: {error}")
         self._view.park(self._session)
         return self._view.describe(self._session)
 
@@ -162,7 +164,10 @@ class DropOperation:
                 return Failure("dropping took too long: the session is busy")
             if not self._view.is_quiet(self._session):
                 return None
-            known = self._view.chain(self._session) is not None
+            chain = self._view.chain(self._session)
+            known = chain is not None
+            if manager.ssd is not None and manager.ssd.is_writing(chain or ()):
+                return None
             orphans = self._view.forget(self._session)
             size = len(orphans) * manager.chunk_bytes
             self._reply = Dropped(self._session, known, len(orphans), size)
@@ -193,4 +198,7 @@ class FlushOperation:
             if not self._view.is_quiet(None) or self._view.manager.is_moving():
                 return None
             self._flush = ssd.flush()
-        return Done() if self._flush.done() else None
+        if not self._flush.done():
+            return None
+        error = self._flush.exception()
+        return Done() if error is None else Failure(f"flushing failed: {error}")

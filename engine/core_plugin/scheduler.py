@@ -15,7 +15,7 @@ from cache_tiers import hints
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.desk import ControlDesk
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.loads import Loads, split_by_chunk
+from engine.core_plugin.loads import LOAD_PATIENCE_S, Loads, split_by_chunk
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
 from engine.core_plugin.reports import ReportLedger, RequestRecord
@@ -30,8 +30,6 @@ from engine.core_plugin.vllm_compat import (
     TransferJob,
 )
 
-LOAD_PATIENCE_S = 5.0
-"""A load without progress for this long is given up and recomputed."""
 STORE_PATIENCE_S = 10.0
 """A finished request's device blocks are kept at most this long for chunks not yet saved."""
 
@@ -165,6 +163,14 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Whether a chunk is one block of the only group: then its name is its block's name."""
         return self.config.blocks_per_chunk == 1 and len(self.config.kv_group_configs) == 1
 
+    def keys_of_running(self) -> set[ChunkKey]:
+        """Chunks that running requests use or are saving."""
+        return {
+            ChunkKey(key)
+            for state in self._req_status.values()
+            for key in state.req_context._offload_key_positions
+        }
+
     def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None:
         """Fill device blocks that no request asked for, beginning with the next step."""
         # Saves that still read these blocks are finished before anything is written to them.
@@ -194,6 +200,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         lost = stream.lost()
         if request.is_finished() or not lost:
             return
+        # A chunk that cannot be read may still be listed: asking again would fail again, for ever.
+        state.max_load_tokens = 0
         if len(state.group_states) == 1:
             self._orders.failed_blocks.update(block for item in lost for block in item.block_ids)
             valid = lost[0].first_block * self.config.kv_group_configs[0].tokens_per_block
@@ -215,7 +223,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             tier = origins.tiers.get(item.key, Tier.SSD)
             tokens = self._tokens((item,))
             record.tokens_by_tier[tier] = max(0, record.tokens_by_tier.get(tier, 0) - tokens)
-            record.bytes_loaded -= self.manager.chunk_bytes
+            record.bytes_loaded = max(0, record.bytes_loaded - self.manager.chunk_bytes)
         if (stats := request.prefill_stats) is not None:
             stats.set(
                 num_prompt_tokens=request.num_prompt_tokens,
@@ -248,7 +256,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """At most a window's worth of new chunks a step: what does not fit DRAM at once waits."""
         tokens: int = super()._calc_num_offloadable_tokens(req_status, num_computed_tokens)
         stored = min(group.next_stored_chunk_idx for group in req_status.group_states)
-        limit = (stored + self._store_window(req_status)) * self.tokens_per_chunk
+        room = self.manager.dram.room() // len(req_status.group_states)
+        limit = (stored + min(self._store_window(req_status), room)) * self.tokens_per_chunk
         return min(tokens, limit)
 
     def _build_store_jobs(self, scheduler_output: Any) -> dict[int, TransferJob]:
@@ -297,11 +306,16 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """The session's chain is now this request's computed chunks."""
         if not request.session_id:
             return
+        session = SessionKey(request.session_id)
         computed = min(request.num_computed_tokens, request.num_tokens - 1)
         computed = max(computed, 0)
         keys = [key for key, end in chain if end <= computed]
+        aborted = request.status is RequestStatus.FINISHED_ABORTED
+        before = self.sessions.chain(session) or ()
+        if aborted and before[: len(keys)] == tuple(keys):
+            return  # cut short before it got as far as the turn before it
         if keys:
-            self.sessions.remember(SessionKey(request.session_id), keys, request.block_hashes)
+            self.sessions.remember(session, keys, request.block_hashes)
 
 
 def _chain(state: RequestOffloadState) -> list[tuple[ChunkKey, int]]:

@@ -13,6 +13,12 @@ from cache_tiers.manifest import Manifests
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.manager import TierManager
 
+MOST_IN_USE = 10_000
+"""Sessions counted as in use; beyond it the longest unused is no longer."""
+MOST_BRANCH_CHUNKS = 4_096
+BRANCHES = "\0branches"
+"""Ends the name under which a session's former chunks are kept in the manifests."""
+
 
 class DeviceBlocks(Protocol):
     """The engine's prefix cache on the device, block by block."""
@@ -87,6 +93,7 @@ class SessionChunks:
         self, session: SessionKey, keys: Sequence[ChunkKey], block_hashes: Sequence[bytes]
     ) -> None:
         """The session's latest turn holds ``keys``; ``block_hashes`` are its device blocks'."""
+        self._keep_branches(session, keys)
         self._manifests.replace(session, keys)
         self._use(session, tuple(keys))
         if self._blocks_per_chunk > 1:
@@ -122,7 +129,8 @@ class SessionChunks:
 
     def held(self) -> list[SessionKv]:
         """Every session of which some tier holds a chunk."""
-        described = (self.describe(session) for session in self._manifests.sessions())
+        names = (name for name in self._manifests.sessions() if not name.endswith(BRANCHES))
+        described = (self.describe(session) for session in names)
         return [kv for kv in described if any(kv.tokens_by_tier.values())]
 
     def begin_use(self, session: SessionKey) -> None:
@@ -142,12 +150,32 @@ class SessionChunks:
         self._end_use(session)
         self._free(session, set(self._manifests.exclusive(session)))
         self._block_hashes.pop(session, None)
-        return self._manifests.drop(session)
+        orphans = [*self._manifests.drop(session), *self._manifests.drop(_branches(session))]
+        self._manager.dram.drop(orphans)
+        return orphans
 
     def _use(self, session: SessionKey, chain: tuple[ChunkKey, ...]) -> None:
         self._end_use(session)
         self._in_use[session] = chain
         self._users.update(chain)
+        if len(self._in_use) > MOST_IN_USE:
+            oldest = next(iter(self._in_use))
+            self._end_use(oldest)
+            self._block_hashes.pop(oldest, None)
+
+    def _keep_branches(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
+        """Remember what the session wrote and its chain no longer has (an edited history, a side
+        question), so that dropping the session reaches it."""
+        name = _branches(session)
+        before = self._manifests.get(name) or ()
+        now_held = set(keys)
+        former = (*before, *(self.chain(session) or ()))
+        left = dict.fromkeys(key for key in former if key not in now_held)
+        branches = tuple(left)[-MOST_BRANCH_CHUNKS:]
+        if branches:
+            self._manifests.replace(name, branches)
+        elif before:
+            self._manifests.drop(name)
 
     def _end_use(self, session: SessionKey) -> None:
         self._users.subtract(chain := self._in_use.pop(session, ()))
@@ -185,3 +213,7 @@ class SessionChunks:
         hashes = self._block_hashes.get(session, ())
         start = index * self._blocks_per_chunk
         return [(block, group) for block in hashes[start : start + self._blocks_per_chunk]]
+
+
+def _branches(session: SessionKey) -> SessionKey:
+    return SessionKey(session + BRANCHES)

@@ -52,7 +52,7 @@ class Disk:
         return Dropped(session, known=True)
 
     async def status(self, session: SessionKey) -> SessionKv:
-        return SessionKv(session, known=session in self.held)
+        return SessionKv(session, known=session in self.held, ssd_complete=True)
 
     async def park(self, session: SessionKey) -> SessionKv:
         return await self.status(session)

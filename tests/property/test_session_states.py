@@ -58,7 +58,7 @@ class GatedEngine:
 
     async def park(self, session: SessionKey) -> SessionKv:
         await self._gate()
-        return SessionKv(session, known=True)
+        return SessionKv(session, known=True, ssd_complete=True)
 
     async def prefetch(self, session: SessionKey, tier: Tier, deadline_ms: int) -> Prefetched:
         return Prefetched(session, tokens=await self._gate(), complete=True)

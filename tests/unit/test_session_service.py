@@ -38,6 +38,7 @@ class SmallEngine:
         self.held: dict[SessionKey, dict[Tier, int]] = {}
         self.commands: list[str] = []
         self.down = False
+        self.disk_full = False
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
     async def _command(self, name: str) -> None:
@@ -49,7 +50,12 @@ class SmallEngine:
 
     def _kv(self, key: SessionKey) -> SessionKv:
         tiers = self.held.get(key, {})
-        return SessionKv(key, known=key in self.held, tokens_by_tier=dict(tiers))
+        return SessionKv(
+            key,
+            known=key in self.held,
+            tokens_by_tier=dict(tiers),
+            ssd_complete=set(tiers) == {Tier.SSD},
+        )
 
     async def status(self, session: SessionKey) -> SessionKv:
         await self._command("status")
@@ -57,7 +63,7 @@ class SmallEngine:
 
     async def park(self, session: SessionKey) -> SessionKv:
         await self._command("park")
-        if session in self.held:
+        if session in self.held and not self.disk_full:
             self.held[session] = {Tier.SSD: max(self.held[session].values())}
         return self._kv(session)
 
@@ -274,6 +280,17 @@ async def parked(service: SessionService, engine: SmallEngine) -> None:
     await talk(service)
     engine.held[session_key("t", "s")] = {Tier.DEVICE: 100, Tier.SSD: 50}
     await service.park("t", "s")
+
+
+async def test_park_without_room_on_disk_leaves_the_session_as_it_is(
+    service: SessionService, engine: SmallEngine
+) -> None:
+    await talk(service)
+    engine.held[session_key("t", "s")] = {Tier.DEVICE: 100}
+    engine.disk_full = True
+    kv = await service.park("t", "s")
+    assert kv.tokens_by_tier == {Tier.DEVICE: 100}
+    assert await state(service) is SessionState.IDLE
 
 
 async def test_park_asks_the_engine_and_then_says_so(
