@@ -17,7 +17,7 @@ doctor: install  ## Check this machine against the settings
 	@$(VENV_PYTHON) -m app doctor
 
 test: install-dev  ## All tests but the benchmarks
-	$(VENV_PYTHON) -m pytest tests --ignore=tests/benchmarks
+	$(VENV_PYTHON) -m pytest tests
 
 check: install-dev  ## Lint, format, types, imports between packages, unit tests
 	$(VENV_PYTHON) -m ruff check

@@ -223,9 +223,9 @@ def _interval(interval: Interval | None) -> str:
     return f"{interval.median:.3f} ({interval.low:.3f}–{interval.high:.3f})"
 
 
-def run_round(home: Path, sizes: Sizes, tiers: bool, round_: int, pairs: int) -> list[Pair]:
+def run_round(home: Path, sizes: Sizes, with_ssd: bool, round_: int, pairs: int) -> list[Pair]:
     """Start both servers, measure, stop both."""
-    ours = valet(home, sizes=sizes, dram=DRAM, ssd=SSD if tiers else 0)
+    ours = valet(home, sizes=sizes, dram=DRAM, ssd=SSD if with_ssd else 0)
     engine = bare_engine(home.parent, prepare_model(home), sizes=sizes)
     with running(*((engine, ours) if round_ % 2 else (ours, engine))):
         idle = {
@@ -274,7 +274,7 @@ def main() -> None:
         options.out,
         {
             "environment": environment,
-            "tiers": not options.no_ssd,
+            "ssd": not options.no_ssd,
             "reserved_cores": options.reserved_cores,
             "output_tokens": OUTPUT_TOKENS,
             "wanted": goals,

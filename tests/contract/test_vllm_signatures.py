@@ -49,6 +49,10 @@ CALLED: list[tuple[Callable[..., Any], str]] = [
     (vllm.TieringOffloadingManager._register_job, "transfer_job tier_idx"),
     (vllm.build_offloading_config, "vllm_config kv_cache_config"),
     (BlockPool.get_cached_block, "block_hash kv_cache_group_ids"),
+    (BlockPool.get_new_blocks, "num_blocks"),
+    (BlockPool.free_blocks, "ordered_blocks"),
+    (BlockPool._insert_block_hash, "block_hash_with_group_id block num_tokens"),
+    (CPUOffloadingManager._free_chunk, "chunk"),
     (KVCacheManager.evict_blocks, "block_ids"),
     (AsyncLLM.add_request, "request_id prompt params session_id"),
     (AsyncLLM.generate, "prompt sampling_params request_id session_id"),
@@ -85,6 +89,7 @@ def test_private_state_is_where_it_is_looked_for() -> None:
     """Attributes that the plugin reads, by the source that sets them."""
     for cls, names in [
         (vllm.OffloadingConnectorScheduler, ["_req_status", "_current_batch_load_jobs", "_jobs"]),
+        (vllm.OffloadingConnectorScheduler, ["_current_batch_allocated_block_ids"]),
         (
             vllm.CPUPrimaryTierOffloadingManager.__mro__[1],
             ["_policy", "_num_evictable_cache_chunks"],
