@@ -73,7 +73,6 @@ def build_engine(settings: Settings) -> EnginePort:
             store_dir=settings.store_dir,
             chat_template=None if settings.model else CHAT_TEMPLATE,
             tool_call_parser=TOOL_CALL_PARSER,
-            drain_s=settings.drain_s,
             cuda=not _is_cpu_build(),
         )
     )

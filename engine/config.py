@@ -22,7 +22,5 @@ class EngineConfig:
     chat_template: Path | None
     """Overrides the model's own chat template."""
     tool_call_parser: str
-    drain_s: float
-    """How long a stopping engine waits for what runs."""
     cuda: bool = False
     """Whether the installed vLLM is the CUDA build."""

@@ -187,22 +187,19 @@ class TierManager(TieringOffloadingManager):
         if here:
             self.pin(here)
             waiter.on_ready(here, now)
+        away = [key for key in keys if not self.dram.has_or_awaits(key)]
         if self.ssd is None:
-            absent = [key for key in keys if not self.dram.has_or_awaits(key)]
-            for key in absent:
+            for key in away:
                 waiter.on_failed(key, MissReason.EVICTED)
             return
-        away = [key for key in keys if not self.dram.has_or_awaits(key)]
         while away and (size := min(CHUNKS_PER_READ, self.dram.room())):
             if not self._start_read(away[:size], waiter, now):
                 return
             away = away[size:]
 
-    def pin(self, keys: Sequence[ChunkKey]) -> CPULoadStoreSpec:
-        """Protect chunks in DRAM from eviction; returns their rows."""
-        spec = self.dram.prepare_read([OffloadKey(key) for key in keys], self._own_context())
-        assert isinstance(spec, CPULoadStoreSpec)
-        return spec
+    def pin(self, keys: Sequence[ChunkKey]) -> None:
+        """Protect chunks in DRAM from eviction."""
+        self.dram.prepare_read([OffloadKey(key) for key in keys], self._own_context())
 
     def unpin(self, keys: Collection[ChunkKey]) -> None:
         """End a pin."""
@@ -262,18 +259,12 @@ class TierManager(TieringOffloadingManager):
                 self.pin([key])
                 waiter.on_ready([key], now)
 
-    def _process_finished_jobs(self) -> None:
-        """As vLLM's, and tells the tier which writes have ended."""
-        before = {
-            job_id: job.transfer_job
-            for job_id, job in self._jobs.items()
-            if not job.transfer_job.is_promotion
-        }
-        super()._process_finished_jobs()
-        if self.ssd is not None:
-            for job_id, job in before.items():
-                if job_id not in self._jobs:
-                    self.ssd.on_stored(job.keys)
+    def _pop_job(self, job_id: int) -> JobMetadata | None:
+        """As vLLM's, for every job that has ended; tells the tier when it was a write."""
+        ended: JobMetadata | None = super()._pop_job(job_id)
+        if ended is not None and not ended.transfer_job.is_promotion and self.ssd is not None:
+            self.ssd.on_stored(ended.transfer_job.keys)
+        return ended
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class SessionChunks:
         if chain is None:
             return SessionKv(session, known=False)
         manager = self._manager
-        device = sum(self._on_device(session, i) for i in range(len(chain)))
+        device = sum(self._on_device(session, i, key) for i, key in enumerate(chain))
         dram = sum(manager.dram.has(key) for key in chain)
         ssd = sum(manager.ssd.contains(key) for key in chain) if manager.ssd else 0
         counts = {Tier.DEVICE: device, Tier.DRAM: dram, Tier.SSD: ssd}
@@ -124,7 +124,7 @@ class SessionChunks:
     def leading_on_device(self, session: SessionKey) -> int:
         """Chunks of the session that are on the device, counted from its beginning."""
         chain = self.chain(session) or ()
-        missing = (i for i in range(len(chain)) if not self._on_device(session, i))
+        missing = (i for i, key in enumerate(chain) if not self._on_device(session, i, key))
         return next(missing, len(chain))
 
     def held(self) -> list[SessionKv]:
@@ -190,23 +190,21 @@ class SessionChunks:
                 self.device.cached(block_hash, group)
                 for i, key in enumerate(chain)
                 if key in keys
-                for block_hash, group in self._blocks_of(session, i)
+                for block_hash, group in self._blocks_of(session, i, key)
             ]
             self.device.evict({block[0] for block in blocks if block is not None and block[1]})
         self._manager.dram.drop(keys)
 
-    def _on_device(self, session: SessionKey, index: int) -> bool:
-        blocks = self._blocks_of(session, index)
+    def _on_device(self, session: SessionKey, index: int, key: ChunkKey) -> bool:
+        blocks = self._blocks_of(session, index, key)
         return (
             self.device is not None
             and bool(blocks)
             and all(self.device.cached(*block) is not None for block in blocks)
         )
 
-    def _blocks_of(self, session: SessionKey, index: int) -> list[tuple[bytes, int]]:
-        """Hash and group of the device blocks of the session's ``index``-th chunk."""
-        chain = self.chain(session) or ()
-        key = chain[index]
+    def _blocks_of(self, session: SessionKey, index: int, key: ChunkKey) -> list[tuple[bytes, int]]:
+        """Hash and group of the device blocks of the session's ``index``-th chunk, ``key``."""
         group = int.from_bytes(key[-4:], "big")
         if self._blocks_per_chunk == 1:
             return [(bytes(key[:-4]), group)]

@@ -110,7 +110,6 @@ class SsdTier(SecondaryTierManager):
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="valet-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="valet-write")
         self._finished: deque[TierResult] = deque()
-        self._running: set[int] = set()
         self._writing: Counter[ChunkKey] = Counter()
         self._persist_asked = False
         self._told = dict.fromkeys(_COUNTERS, 0)
@@ -141,9 +140,7 @@ class SsdTier(SecondaryTierManager):
     def get_finished_jobs(self) -> Iterable[JobResult]:
         """Results since the last call."""
         while self._finished:
-            result = self._finished.popleft()
-            self._running.discard(result.job_id)
-            yield result
+            yield self._finished.popleft()
 
     def on_stored(self, keys: Iterable[OffloadKey]) -> None:
         """The manager has taken note that a write job for ``keys`` ended."""
@@ -239,7 +236,6 @@ class SsdTier(SecondaryTierManager):
     ) -> None:
         keys = [ChunkKey(key) for key in job.keys]
         rows = [memoryview(self._rows[int(row)]) for row in job.chunk_ids]
-        self._running.add(job.job_id)
 
         def run() -> None:
             began = time.perf_counter()
