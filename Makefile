@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve doctor test check lock bench-resume bench-overhead load clean install install-dev
+.PHONY: help serve doctor test check lock bench-resume bench-overhead bench-store bench-endurance bench-sessions bench-joining load fuzz secrets clean install install-dev
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -16,15 +16,14 @@ serve: install  ## Install what is needed and serve (PORT, VALET_…; ENGINE=cud
 doctor: install  ## Check this machine against the settings
 	@$(VENV_PYTHON) -m app doctor
 
-test: install-dev  ## All tests but the benchmarks
-	$(VENV_PYTHON) -m pytest tests
+test: install-dev  ## All tests but the benchmarks (ARGS=tests/unit for the quick ones)
+	$(VENV_PYTHON) -m pytest $(or $(ARGS),tests)
 
-check: install-dev  ## Lint, format, types, imports between packages, unit tests
+check: install-dev  ## Lint, format, types, imports between packages
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
-	$(VENV_PYTHON) -m pytest tests/unit
 
 bench-resume: install  ## How fast a parked session comes back (ARGS=--quick)
 	$(VENV_PYTHON) -m load.bench_resume $(ARGS)
@@ -32,8 +31,26 @@ bench-resume: install  ## How fast a parked session comes back (ARGS=--quick)
 bench-overhead: install  ## What Valet costs beside the bare engine (ARGS=--quick)
 	$(VENV_PYTHON) -m load.bench_overhead $(ARGS)
 
+bench-store: install  ## What the SSD store costs beside the bare disk (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_store $(ARGS)
+
+bench-endurance: install  ## How much reuse a daily write budget leaves, from recorded sessions
+	$(VENV_PYTHON) -m load.bench_endurance $(ARGS)
+
+bench-sessions: install-dev  ## What sessions add to a request with a million in the database (ARGS=--quick)
+	$(VENV_PYTHON) -m tests.benchmarks.bench_sessions $(ARGS)
+
+bench-joining: install-dev  ## How many turns of unnamed sessions are joined to the right one
+	$(VENV_PYTHON) -m tests.benchmarks.bench_joining $(ARGS)
+
 load: install-dev  ## Agents at work, two minutes (HOST=URL of a running server, ARGS=…)
 	$(VENV_PYTHON) -m load $(if $(HOST),--host $(HOST)) $(ARGS)
+
+fuzz: install-dev  ## Hostile bytes for every reader of the SSD store's files, minutes
+	$(VENV_PYTHON) -m tests.fuzz
+
+secrets:  ## Passwords for docker-compose.yml, in secrets/
+	@$(PYTHON) deploy/make_secrets.py
 
 lock: install  ## Resolve requirements/*.in again
 	$(VENV_PYTHON) requirements/lock.py

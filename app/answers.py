@@ -1,12 +1,24 @@
 """The way back: an answer on its way to the client gets its session's id and its receipt."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import Message, Send
 
+from app.histories.reading import MAX_ANSWER_BYTES, read_answer, read_stream
+from app.receipts import cached_tokens
+from app.responses.desk import Exchange
 from app.sse import Event, EventSplitter, encode_json, parse_object
 from app.turns import LiveTurn
-from app.wire import Api, put_receipt, takes_receipt
+from app.wire import (
+    Api,
+    answer_in,
+    holds_response,
+    put_cached,
+    put_receipt,
+    takes_receipt,
+)
+from sessions.history.chain import Message as Said
 
 _Headers = list[tuple[bytes, bytes]]
 
@@ -16,20 +28,33 @@ class Answer:
 
     A JSON answer is held until it is whole. A stream is passed on untouched, chunk by chunk, until
     the engine has finished; only then are events parsed, and the last one held back until the next
-    shows that it was not the last.
+    shows that it was not the last. Of a Responses stream the events that hold the response are
+    told apart from the beginning.
     """
 
-    def __init__(self, send: Send, api: Api, turn: LiveTurn, *, named: bool) -> None:
-        """``named``: the client named the session, so it hears the id even of an error."""
+    def __init__(
+        self,
+        send: Send,
+        api: Api,
+        turn: LiveTurn,
+        *,
+        named: bool,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """``named``: the client named the session, so it hears the id even of an error.
+        ``exchange``: of a request to the Responses API."""
         self._send = send
         self._api = api
         self._turn = turn
         self._named = named
+        self._exchange = exchange
         self._json_start: Message | None = None
         self._json_body = b""
         self._streaming = False
         self._splitter: EventSplitter | None = None
         self._held: Event | None = None
+        self._passed: list[bytes] = []
+        self._passed_bytes = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -62,9 +87,7 @@ class Answer:
             return
         body = self._json_body
         answer = parse_object(body)
-        receipt = await self._turn.finish() if answer is not None else None
-        if answer is not None and receipt is not None:
-            put_receipt(self._api, answer, receipt)
+        if answer is not None and await self._finish(answer, read_answer(self._api, answer)):
             body = encode_json(answer)
         headers: _Headers = [h for h in start["headers"] if h[0] != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
@@ -72,8 +95,9 @@ class Answer:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(self, message: Message) -> None:
+        self._keep(message.get("body", b""))
         if self._splitter is None:
-            if not self._turn.done:
+            if not self._turn.done and self._exchange is None:
                 await self._send(message)
                 return
             self._splitter = EventSplitter()
@@ -92,10 +116,7 @@ class Answer:
     async def _pass(self, event: Event) -> list[bytes]:
         """What may go to the client now that ``event`` is here."""
         if not self._api.ends_with_done:
-            value = event.json()
-            if value is not None and takes_receipt(self._api, value):
-                event = await self._with_receipt(event, value)
-            return [event.raw]
+            return [(await self._told(event)).raw]
         if not event.data:
             return [event.raw]
         ready, self._held = self._held, event
@@ -106,9 +127,46 @@ class Answer:
             return [ready.raw, event.raw] if ready is not None else [event.raw]
         return [ready.raw] if ready is not None else []
 
-    async def _with_receipt(self, event: Event, value: dict[str, Any]) -> Event:
-        receipt = await self._turn.finish()
-        if receipt is None:
+    def _keep(self, chunk: bytes) -> None:
+        """The stream is read as a whole when it is over, so that nothing is parsed on the way."""
+        self._passed_bytes += len(chunk)
+        if self._turn.has_history and self._passed_bytes <= MAX_ANSWER_BYTES:
+            self._passed.append(chunk)
+        else:
+            self._passed.clear()
+
+    async def _told(self, event: Event) -> Event:
+        """An event of a Responses or Anthropic stream with what the engine does not know."""
+        exchange = self._exchange
+        if exchange is not None and not holds_response(event.name):
             return event
-        put_receipt(self._api, value, receipt)
+        value = event.json()
+        if value is None:
+            return event
+        if takes_receipt(self._api, value):
+            return await self._with_receipt(event, value)
+        if exchange is None:
+            return event
+        exchange.dress(answer_in(self._api, value))
         return event.with_json(value)
+
+    async def _with_receipt(self, event: Event, value: dict[str, Any]) -> Event:
+        said = read_stream(self._api, self._passed)
+        return event.with_json(value) if await self._finish(value, said) else event
+
+    async def _finish(self, value: dict[str, Any], said: Sequence[Said]) -> bool:
+        """End the turn and say in its answer, or in a stream's final event, what is known of it
+        now; False when that is nothing."""
+        answer, turn, exchange = answer_in(self._api, value), self._turn, self._exchange
+        if exchange is not None:
+            exchange.dress(answer)
+            if turn.done:
+                reports = (g.report for g in turn.context.generations)
+                put_cached(self._api, answer, sum(cached_tokens(r) for r in reports if r))
+            turn.also_at_end.append(exchange.keeping(answer, turn))
+        receipt = await turn.finish(said)
+        if exchange is not None:
+            exchange.told(answer, recorded=turn.recorded)
+        if receipt is not None:
+            put_receipt(self._api, value, receipt, turn.chunk_tokens)
+        return receipt is not None or exchange is not None

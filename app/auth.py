@@ -14,8 +14,12 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from app.errors import KEYS_UNKNOWN, OPERATOR_NEEDED, UNAUTHENTICATED, Problem
+from sessions.tenancy.directory import TenantDirectory
+from sessions.tenancy.keys import digest
+
 LOCAL_TENANT = "local"
-"""Everybody's tenant when no keys are configured."""
+"""Everybody's tenant where there are no keys."""
 
 _SECRET_BYTES = 32
 
@@ -25,22 +29,55 @@ class SecretUnusable(Exception):
 
 
 class Authenticator:
-    """Knows the tenants by their API keys, of which it keeps only hashes."""
+    """Knows the tenants by their API keys, of which it keeps only hashes.
 
-    def __init__(self, api_keys: Sequence[str]) -> None:
-        self._tenants = {_digest(key): tenant_of(key) for key in api_keys}
+    A key takes as long to look up whosever it is, and however many there are: ``KeyTable`` says why
+    nothing can be learned from that time.
+    """
 
-    def tenant(self, headers: Mapping[str, str]) -> str | None:
-        """The tenant whose key is in ``Authorization: Bearer`` or ``x-api-key``; None for no key
-        or a wrong one. ``headers`` have lower-case names. Takes as long for every wrong key."""
-        if not self._tenants:
-            return LOCAL_TENANT
-        offered = _digest(_key(headers))
-        found = None
-        for digest, tenant in self._tenants.items():
-            if hmac.compare_digest(digest, offered):
-                found = tenant
-        return found
+    def __init__(
+        self,
+        api_keys: Sequence[str],
+        directory: TenantDirectory,
+        *,
+        anonymous: bool,
+        operator_key: str = "",
+    ) -> None:
+        """``api_keys`` are those of the settings, beside the directory's. ``anonymous``: whether
+        somebody without a key may ask as long as there are no keys."""
+        self._static = {digest(key): tenant_of(key) for key in api_keys}
+        self._directory = directory
+        self._anonymous = anonymous
+        self._operator = digest(operator_key) if operator_key else None
+
+    @property
+    def in_force(self) -> bool:
+        """Whether there are keys, so that a valid one is needed."""
+        return bool(self._static) or self._directory.has_keys
+
+    def tenant(self, headers: Mapping[str, str]) -> str | Problem:
+        """The tenant whose key is in ``Authorization: Bearer`` or ``x-api-key``, or why there is
+        none. ``headers`` have lower-case names."""
+        key = _key(headers)
+        offered = digest(key)
+        tenant = self._static.get(offered) or self._directory.tenant(offered)
+        if tenant is not None:
+            return tenant
+        if not self._directory.known and (key or not self._static):
+            return KEYS_UNKNOWN
+        return LOCAL_TENANT if self._anonymous and not self.in_force else UNAUTHENTICATED
+
+    def refuses_operator(self, headers: Mapping[str, str]) -> Problem | None:
+        """Why this is not the operator; None when it is, or when nobody needs to be: without keys
+        there is one tenant, and what the server says of itself is not about others.
+
+        Who connects says nothing: behind a reverse proxy everybody comes from this machine.
+        """
+        if self._operator is not None:
+            offered = digest(_key(headers))
+            return None if hmac.compare_digest(self._operator, offered) else OPERATOR_NEEDED
+        may = self._directory.known and not self.in_force and self._anonymous
+        return None if may else OPERATOR_NEEDED
 
 
 def tenant_of(api_key: str) -> str:
@@ -86,10 +123,6 @@ def _make_secret(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _key(headers: Mapping[str, str]) -> str:

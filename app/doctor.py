@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from app.machine import Machine
 from app.settings import Settings
@@ -42,6 +43,7 @@ def check(settings: Settings, machine: Machine) -> tuple[Finding, ...]:
         _home(settings, machine),
         _disk(settings, machine),
         _direct_io(settings, machine),
+        _encryption(settings),
         _database(settings, machine),
         _port(settings, machine),
     )
@@ -146,8 +148,10 @@ def _disk(settings: Settings, machine: Machine) -> Finding:
         return _bad(
             "disk", f"{what}, but VALET_SSD is {_size(settings.ssd)}: lower it or free some"
         )
-    if room - settings.ssd < _GIB:
-        return _warn("disk", f"{what}: a full store leaves less than 1GiB for everything else")
+    if room - settings.ssd < settings.ssd_free_floor:
+        return _warn(
+            "disk", f"{what}: VALET_SSD_FREE_FLOOR keeps the store below {_size(settings.ssd)}"
+        )
     return _ok("disk", f"{what}, VALET_SSD is {_size(settings.ssd)}")
 
 
@@ -161,6 +165,19 @@ def _direct_io(settings: Settings, machine: Machine) -> Finding:
             "cache, which is slower; put VALET_HOME on ext4 or xfs",
         )
     return _ok("direct I/O", "works")
+
+
+def _encryption(settings: Settings) -> Finding:
+    if not settings.ssd:
+        return _ok("encryption", "not needed: the store is off")
+    if not settings.encryption:
+        return _warn(
+            "encryption", "off: who has the disk can read what was said: VALET_ENCRYPTION=on"
+        )
+    kind, _, rest = settings.master_key.partition(":")
+    if kind == "file" and Path(rest).is_relative_to(settings.home):
+        return _ok("encryption", "on, with the master key beside the store: see docs/security.md")
+    return _ok("encryption", f"on, with the master key from {'a file' if kind == 'file' else kind}")
 
 
 def _database(settings: Settings, machine: Machine) -> Finding:

@@ -6,12 +6,26 @@ from http import HTTPStatus
 from starlette.responses import JSONResponse
 
 from engine.port import EngineError
+from sessions.responses.types import (
+    ContextTooLong,
+    ConversationNotFound,
+    ItemNotFound,
+    ResponseNotFound,
+)
+from sessions.tenancy.types import QuotaExceeded
 from sessions.types import (
+    CheckpointExists,
+    CheckpointNotFound,
     InvalidCursor,
     InvalidSessionId,
+    NoSuchTier,
+    PinRefused,
     SessionBusy,
+    SessionExists,
     SessionNotFound,
     StateUnavailable,
+    TooManyCheckpoints,
+    TurnNotFound,
 )
 
 
@@ -24,6 +38,8 @@ class Problem:
     code: str
     message: str
     param: str | None = None
+    retry_after_s: int | None = None
+    """Whole seconds after which it may work; None when waiting does not help."""
 
 
 UNAUTHENTICATED = Problem(
@@ -31,6 +47,26 @@ UNAUTHENTICATED = Problem(
     "authentication_error",
     "invalid_api_key",
     "A valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+)
+OPERATOR_NEEDED = Problem(
+    HTTPStatus.UNAUTHORIZED,
+    "authentication_error",
+    "operator_key_needed",
+    "This is the operator's: VALET_OPERATOR_KEY is needed, as 'Authorization: Bearer KEY'.",
+)
+KEYS_UNKNOWN = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "service_unavailable_error",
+    "keys_unavailable",
+    "API keys cannot be checked now.",
+    retry_after_s=2,
+)
+TOO_MANY_SESSIONS = Problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "sessions",
+    "session_quota_exceeded",
+    "You have as many sessions as your quota allows: delete one, or go on with one.",
+    retry_after_s=60,
 )
 NOT_SERVED = Problem(
     HTTPStatus.NOT_FOUND, "not_found_error", "unknown_route", "There is no such route."
@@ -65,16 +101,41 @@ def problem_of(error: Exception) -> Problem | None:
         case InvalidCursor():
             return bad_parameter("after", str(error))
         case SessionNotFound():
-            return Problem(
-                HTTPStatus.NOT_FOUND, "not_found_error", "session_not_found", "No such session."
-            )
+            return _missing("session_not_found", "No such session.")
+        case ResponseNotFound():
+            return _unknown("response_not_found", str(error))
+        case ConversationNotFound():
+            return _unknown("conversation_not_found", str(error))
+        case ItemNotFound():
+            return _unknown("item_not_found", str(error))
+        case ContextTooLong():
+            return bad_parameter("input", str(error))
         case SessionBusy():
-            return Problem(
-                HTTPStatus.CONFLICT,
-                "conflict_error",
-                "session_busy",
-                "A turn of this session is running; try again when it has ended.",
+            return _conflict(
+                "session_busy", "A turn of this session is running; try again when it has ended."
             )
+        case TurnNotFound():
+            return _missing("turn_not_found", str(error))
+        case CheckpointNotFound():
+            return _missing("checkpoint_not_found", str(error))
+        case SessionExists():
+            return _conflict("session_exists", str(error))
+        case CheckpointExists():
+            return _conflict("checkpoint_exists", str(error))
+        case TooManyCheckpoints():
+            return _conflict("too_many_checkpoints", str(error))
+        case NoSuchTier():
+            return bad_parameter("tier", str(error))
+        case PinRefused():
+            return Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "pin_budget_exceeded",
+                str(error),
+                retry_after_s=error.retry_after_s,
+            )
+        case QuotaExceeded():
+            return TOO_MANY_SESSIONS
         case StateUnavailable():
             return _unavailable("state_unavailable", "The state database is not available.")
         case EngineError():
@@ -91,8 +152,24 @@ def respond(problem: Problem) -> JSONResponse:
         "param": problem.param,
         "code": problem.code,
     }
-    headers = {"www-authenticate": "Bearer"} if problem is UNAUTHENTICATED else None
+    headers = {}
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if problem.retry_after_s is not None:
+        headers["retry-after"] = str(problem.retry_after_s)
     return JSONResponse({"error": error}, status_code=problem.status, headers=headers)
+
+
+def _unknown(code: str, message: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "invalid_request_error", code, message)
+
+
+def _missing(code: str, message: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "not_found_error", code, message)
+
+
+def _conflict(code: str, message: str) -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "conflict_error", code, message)
 
 
 def _unavailable(code: str, message: str) -> Problem:

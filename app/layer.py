@@ -5,30 +5,40 @@ vendors' aliases), and one that does not pass through a turn would compute witho
 salt, where other tenants could see by timing what was asked.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import Answer
-from app.auth import Authenticator, tenant_salt
-from app.errors import NOT_SERVED, UNAUTHENTICATED, Problem, bad_parameter, respond, too_large
+from app.auth import tenant_salt
+from app.errors import NOT_SERVED, Problem, bad_parameter, respond, too_large
+from app.histories.reading import read_request
+from app.leases import BadLease, wish_of
+from app.quotas import Admission
 from app.refusals import Refusals
 from app.resolve import BadSessionName, for_engine, parse_body, resolve_session
+from app.responses.desk import Exchange, ResponseDesk
+from app.tenants import Tenants
 from app.turns import TurnDesk
 from app.wire import API_OF_PATH, Api
-from engine.port import current_turn
-from sessions.identity import new_session_id
+from engine.port import TurnContext, current_turn
+from sessions.identity import new_session_id, session_key
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 TENANT: Final = "valet.tenant"
 """Where the ASGI scope of an authenticated request holds its tenant."""
 
-_OPEN = frozenset({"/health", "/ping", "/version", "/metrics", "/metrics/"})
+_OPEN = frozenset({"/health", "/ping", "/version"})
+_METRICS = "/metrics"
+"""The engine's application shows its metrics on every path that begins so, to any method."""
 _KEYED = frozenset(
     {
         "/v1/models",
         "/v1/sessions",
+        "/v1/audit",
+        "/v1/conversations",
+        "/v1/tenant",
         "/v1/messages/count_tokens",
         "/tokenize",
         "/detokenize",
@@ -36,7 +46,7 @@ _KEYED = frozenset(
         "/openapi.json",
     }
 )
-_KEYED_FOLDERS = ("/v1/sessions/", "/v1/models/")
+_KEYED_FOLDERS = ("/v1/sessions/", "/v1/models/", "/v1/responses/", "/v1/conversations/")
 
 
 class SessionLayer:
@@ -46,18 +56,25 @@ class SessionLayer:
         self,
         app: ASGIApp,
         *,
-        auth: Authenticator,
+        tenants: Tenants,
         secret: bytes,
         desk: TurnDesk,
+        responses: ResponseDesk,
         default_model: str,
+        health: ASGIApp,
+        sessions: bool = True,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        """``default_model`` is what a request without ``model`` gets."""
+        """``default_model`` is what a request without ``model`` gets. Without ``sessions`` requests
+        are only kept apart by tenant."""
         self._app = app
-        self._auth = auth
+        self._tenants = tenants
         self._secret = secret
         self._desk = desk
+        self._responses = responses
         self._default_model = default_model
+        self._health = health
+        self._sessions = sessions
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,25 +89,40 @@ class SessionLayer:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         api = API_OF_PATH.get(path)
-        # A browser asks with OPTIONS, before it may send the key.
-        if path in _OPEN or scope["method"] == "OPTIONS":
-            await self._app(scope, receive, send)
+        if path == "/health" and scope["method"] == "GET":
+            await self._health(scope, receive, send)
             return
         headers = _headers(scope)
-        tenant = self._auth.tenant(headers)
-        if tenant is None:
-            await respond(UNAUTHENTICATED)(scope, receive, send)
-        elif api is None and path not in _KEYED and not path.startswith(_KEYED_FOLDERS):
+        if path.startswith(_METRICS):
+            refusal = self._tenants.auth.refuses_operator(headers)
+            await (self._app if refusal is None else respond(refusal))(scope, receive, send)
+            return
+        served = api is not None or path in _KEYED or path.startswith(_KEYED_FOLDERS)
+        # A browser asks with OPTIONS, before it may send the key.
+        if path in _OPEN or (served and scope["method"] == "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        tenant = self._tenants.auth.tenant(headers)
+        if isinstance(tenant, Problem):
+            await respond(tenant)(scope, receive, send)
+            return
+        if not served:
             await respond(NOT_SERVED)(scope, receive, send)
+            return
+        admission = await self._tenants.limits.admit(tenant)
+        send = admission.telling(send)
+        if admission.refusal is not None:
+            await respond(admission.refusal)(scope, receive, send)
         elif api is None or scope["method"] != "POST":
-            await self._app({**scope, TENANT: tenant}, receive, send)
+            await self._other({**scope, TENANT: tenant}, receive, send)
         else:
-            await self._turn(api, tenant, headers, scope, receive, send)
+            await self._turn(api, tenant, admission, headers, scope, receive, send)
 
     async def _turn(
         self,
         api: Api,
         tenant: str,
+        admission: Admission,
         headers: dict[str, str],
         scope: Scope,
         receive: Receive,
@@ -105,28 +137,98 @@ class SessionLayer:
         body = parse_body(raw)
         try:
             session = resolve_session(body or {}, headers, new_session_id)
-        except BadSessionName as error:
+            wish = wish_of(api, body or {})
+        except (BadSessionName, BadLease) as error:
             await respond(bad_parameter(error.param, str(error)))(scope, receive, send)
+            return
+        if not self._sessions:
+            await self._pass(tenant, admission, raw, body or {}, scope, receive, send)
+            return
+        exchange: Exchange | None = None
+        if api is Api.RESPONSES and body is not None:
+            opened = await self._responses.open(tenant, body)
+            if isinstance(opened, Problem):
+                await respond(opened)(scope, receive, send)
+                return
+            exchange, body, raw = opened, opened.body, opened.raw
+        model = (body or {}).get("model")
+        model = model if isinstance(model, str) else self._default_model
+        place = await self._desk.histories.find(
+            tenant,
+            model,
+            read_request(api, body or {}),
+            session.session_id if session.named else exchange.session_id if exchange else None,
+            session.session_id,
+            after=exchange.after if exchange else None,
+        )
+        goes_on = False
+        try:
+            refusal = await self._tenants.refuses_turn(
+                tenant, place.session_id, admission, len(raw), body or {}
+            )
+            goes_on = refusal is None
+        finally:
+            if not goes_on:
+                self._desk.histories.release(tenant, place)
+        if refusal is not None:
+            await respond(refusal)(scope, receive, send)
             return
         if body is not None:
             raw = for_engine(raw, body)
-        model = (body or {}).get("model")
-        turn = self._desk.open(
-            tenant,
-            session.session_id,
-            model if isinstance(model, str) else self._default_model,
-            tenant_salt(self._secret, tenant),
-        )
+        turn = self._desk.open(tenant, place, model, tenant_salt(self._secret, tenant), wish)
         token = current_turn.set(turn.context)
         try:
+            await self._desk.fork(tenant, place)
             await self._app(
                 {**scope, "headers": _headers_for_engine(scope, len(raw)), TENANT: tenant},
                 _replay(raw, receive),
-                Answer(send, api, turn, named=session.named),
+                Answer(send, api, turn, named=session.named, exchange=exchange),
             )
         finally:
             current_turn.reset(token)
             turn.close()
+            self._tenants.settle(tenant, admission, turn.context.generations)
+
+    async def _pass(
+        self,
+        tenant: str,
+        admission: Admission,
+        raw: bytes,
+        body: dict[str, Any],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve a request that belongs to no session."""
+        await admission.charge_tokens(len(raw), body)
+        if admission.refusal is not None:
+            await respond(admission.refusal)(scope, receive, send)
+            return
+        raw = for_engine(raw, body)
+        nobody = session_key(tenant, new_session_id())
+        context = TurnContext(nobody, tenant_salt(self._secret, tenant))
+        token = current_turn.set(context)
+        try:
+            await self._app(
+                {**scope, "headers": _headers_for_engine(scope, len(raw)), TENANT: tenant},
+                _replay(raw, receive),
+                send,
+            )
+        finally:
+            current_turn.reset(token)
+            self._tenants.settle(tenant, admission, context.generations)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that is no turn. Its body is read here, since nothing else bounds it."""
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            raw = await self._read(receive)
+            if raw is None:
+                return
+            if isinstance(raw, Problem):
+                await respond(raw)(scope, receive, send)
+                return
+            receive = _replay(raw, receive)
+        await self._app(scope, receive, send)
 
     async def _read(self, receive: Receive) -> bytes | Problem | None:
         """The whole body, or why not; None when the client left."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 TURNS: Final = Counter("valet_turns", "Turns that ended, by how.", ["outcome"])
 REUSED_TOKENS: Final = Counter(
@@ -14,6 +14,15 @@ MISSED_TOKENS: Final = Counter(
 )
 STATE_FAILURES: Final = Counter(
     "valet_state_failures", "Requests served without their session's state, by step.", ["step"]
+)
+COORDINATION_FAILURES: Final = Counter(
+    "valet_coordination_failures", "What Redis could not be asked, and this process did alone."
+)
+UPKEEP_FAILURES: Final = Counter(
+    "valet_upkeep_failures", "Rounds in which a chore of the upkeep failed, by chore.", ["chore"]
+)
+TENANTS_STALE: Final = Gauge(
+    "valet_tenants_stale", "1 while API keys and quotas cannot be read from the database."
 )
 
 

@@ -7,6 +7,9 @@ from cache_tiers.hints import KvReport, Miss
 from cache_tiers.prefill_cost import PrefillCost
 from cache_tiers.types import MissReason
 from engine.port import Generation
+from sessions.history.continuation import common_tokens
+from sessions.history.recognition import Relation
+from sessions.history.service import Place
 from sessions.types import Session, SessionState
 
 
@@ -20,11 +23,11 @@ def make_receipt(
 ) -> dict[str, Any]:
     """The JSON object of the HTTP contract, from generations that all have their report.
 
-    ``turn`` is None when the turn could not be recorded; ``previous`` is the session as the turn
-    found it; ``fingerprint`` is the running engine's. Tokens, bytes and times of several
-    generations (several prompts in one request) are summed, except ``ttft``: the client's first
-    token is the first generation's. A miss's ``at_token`` counts in its own prompt. Times are
-    milliseconds, None where the engine did not say.
+    ``turn`` is None when the turn could not be recorded, and ``session_state`` says so;
+    ``previous`` is the session as the turn found it; ``fingerprint`` is the running engine's.
+    Tokens, bytes and times of several generations (several prompts in one request) are summed,
+    except ``ttft``: the client's first token is the first generation's. A miss's ``at_token``
+    counts in its own prompt. Times are milliseconds, None where the engine did not say.
     """
     reports = [g.report for g in generations if g.report is not None]
     load = sum(r.load_ms for r in reports)
@@ -32,6 +35,7 @@ def make_receipt(
     return {
         "session_id": session_id,
         "turn": turn,
+        **({} if turn is not None else {"session_state": "unavailable"}),
         "prompt_tokens": sum(r.prompt for r in reports),
         "computed_tokens": sum(r.computed for r in reports),
         "reused_tokens": {
@@ -53,6 +57,33 @@ def make_receipt(
             for r in reports
             for m in r.misses
         ],
+    }
+
+
+def prefix_change(place: Place, generations: Sequence[Generation]) -> dict[str, Any] | None:
+    """Where the history that this request sent departs from its session's, and how many tokens'
+    KV is of no more use for that; None when none is."""
+    generation = generations[0]
+    report, changed = generation.report, place.change
+    if report is None or place.relation is Relation.FORKS or place.head is None:
+        return None
+    at_token = next(
+        (m.at_token for m in report.misses if m.reason is MissReason.PREFIX_CHANGED), None
+    )
+    unusable = report.superseded
+    if place.kept is not None and generation.prompt_tokens:
+        kept = place.kept.transcript.tokens
+        at_token = common_tokens(kept, generation.prompt_tokens)
+        unusable = unusable or len(kept) - at_token
+    if not unusable or (changed is None and at_token is None):
+        return None
+    what = "the rendering changed" if changed is None else changed.what
+    where = "" if at_token is None else f" at token {at_token:,}"
+    return {
+        "message": None if changed is None else changed.message,
+        "at_token": at_token,
+        "unusable_tokens": unusable,
+        "text": f"{what}{where}: {unusable:,} cached tokens unusable",
     }
 
 

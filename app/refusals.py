@@ -62,6 +62,8 @@ def shaped(status: int, answer: dict[str, Any], *, anthropic: bool) -> dict[str,
     kind, code = error.get("type"), error.get("code")
     if not isinstance(kind, str) or not kind.islower() or " " in kind:
         kind = _type_of(status)
+    if anthropic and status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = _type_of(status)  # OpenAI's type names what ran out
     message = error.get("message") or answer.get("detail") or "The request was refused."
     content = {"type": kind, "message": str(message)}
     if anthropic:

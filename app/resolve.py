@@ -1,19 +1,22 @@
 """Which session is this request? Pure.
 
 The first that applies names it: body ``session_id``, header ``X-Session-ID``, header
-``X-Correlation-ID``, body ``prompt_cache_key``; otherwise it is a new session.
+``X-Correlation-ID``, body ``prompt_cache_key``. The first two are session ids; the others, which
+clients use for more than sessions, may be any text. What no client named is found by its history
+(``sessions/history``), or is new.
 
 Errors::
 
     BadSessionName    the client named a session in a way that cannot be one
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.identity import check_session_id
+from sessions.identity import check_session_id, is_session_id
 from sessions.types import InvalidSessionId
 
 ENGINE_FIELDS = ("session_id", "kv_transfer_params", "ec_transfer_params", "cache_salt")
@@ -43,25 +46,36 @@ def resolve_session(
     headers: Mapping[str, str],
     new_id: Callable[[], str],
 ) -> Resolved:
-    """``headers`` have lower-case names. A field that is null or a header that is empty names
-    nothing. Raises BadSessionName."""
-    places = (
+    """``headers`` have lower-case names. A field that is null, a header that is empty and a
+    ``prompt_cache_key`` that is empty name nothing. Raises BadSessionName."""
+    ids = (
         ("session_id", body.get("session_id")),
         ("X-Session-ID", headers.get("x-session-id") or None),
-        ("X-Correlation-ID", headers.get("x-correlation-id") or None),
-        ("prompt_cache_key", body.get("prompt_cache_key")),
     )
-    for param, value in places:
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise BadSessionName(param, f"{param} must be a string.")
-        try:
-            check_session_id(value)
-        except InvalidSessionId as error:
-            raise BadSessionName(param, f"{param} cannot name a session. {error}") from None
-        return Resolved(value, named=True)
-    return Resolved(new_id(), named=False)
+    for param, value in ids:
+        if value is not None:
+            return Resolved(_as_it_is(param, value), named=True)
+    text = headers.get("x-correlation-id") or body.get("prompt_cache_key")
+    if text is not None and not isinstance(text, str):
+        raise BadSessionName("prompt_cache_key", "prompt_cache_key must be a string.")
+    return Resolved(_of_text(text), named=True) if text else Resolved(new_id(), named=False)
+
+
+def _as_it_is(param: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise BadSessionName(param, f"{param} must be a string.")
+    try:
+        return check_session_id(value)
+    except InvalidSessionId as error:
+        raise BadSessionName(param, f"{param} cannot name a session. {error}") from None
+
+
+def _of_text(text: str) -> str:
+    """``text`` itself where it can be an id, otherwise an id that is always the same for it."""
+    if is_session_id(text):
+        return text
+    # JSON can hold half a surrogate pair.
+    return "c_" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def parse_body(raw: bytes) -> dict[str, Any] | None:

@@ -11,22 +11,26 @@ Errors::
 
 import difflib
 import ipaddress
-import math
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from app import setting_values as value
+from cache_tiers.types import Tier
+from sessions.tenancy.quotas import Quotas
+from sessions.types import Terms
+
+if TYPE_CHECKING:
+    from cache_tiers.ssd.installation import Installation
 
 PREFIX = "VALET_"
-DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 DEFAULT_MODEL_MAX_LEN = 8192
 
 _KIB = 1024
-_UNITS = {"b": 1, "kib": _KIB, "mib": _KIB**2, "gib": _KIB**3, "tib": _KIB**4}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]iB|B)", re.IGNORECASE)
-_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_DEFAULT_SSD = 8 * _KIB**3
 _SQLITE = "sqlite+aiosqlite:///"
 
 T = TypeVar("T")
@@ -56,9 +60,56 @@ class Settings:
     dram: int
     ssd: int
     """0 turns the store off."""
+    ssd_free_floor: int
+    """Free bytes of the store's filesystem that are left to its other users."""
+    ssd_writes_per_day: int | None
+    """Bytes; None for as many as come. Written as ``200GiB``, as ``0.5DWPD`` of ``ssd``, or 0."""
+    ssd_minimum_tokens: int
+    """A session with fewer is not written to the SSD."""
+    ssd_compression: bool
+    """Lossless: more capacity, slower reads."""
+    encryption: bool
+    """Of the store."""
+    master_key: str = field(repr=False)
+    """Where the key comes from that opens all others: see ``MasterKeySource``."""
+    secret: str = field(repr=False)
+    """Where the installation's secret comes from, by which its processes derive salts and keys:
+    written as the master key's source."""
     database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    """What several processes agree by; empty: this one is alone."""
+    public_prefixes: Path | None
+    """A folder of system prompts (``*.txt``) whose KV all tenants share; None for none."""
     api_keys: tuple[str, ...] = field(repr=False)
-    """Empty: no key is asked for, and only this machine may connect."""
+    """Beside those of the database. Where there are neither, no key is asked for, and only this
+    machine may connect."""
+    allow_anonymous: bool
+    """Where there are no keys, other machines may connect too."""
+    operator_key: str = field(repr=False)
+    """Opens ``/metrics`` where keys are asked for; empty: nobody's then."""
+    quota_requests_per_minute: int
+    """Of a tenant that has no quotas of its own; 0 for no limit, as for those below."""
+    quota_tokens_per_minute: int
+    quota_sessions: int
+    quota_dram: int
+    quota_ssd: int
+    quota_device: int
+    responses_ttl: timedelta
+    """How long a stored response can be had, and a conversation that nobody uses."""
+    responses_limit: int
+    """Bytes of stored responses and conversations a tenant."""
+    session_ttl: timedelta
+    """Without a turn, until a session that has no time of its own expires; 0s for never."""
+    session_retention: timedelta
+    """From then on, until it is forgotten; 0s for never."""
+    park_after: timedelta
+    """Without a turn, until a session is parked by itself; 0s for never."""
+    pin_share: float
+    """Of each tier's bytes, what one tenant may pin."""
+    sessions: bool
+    """Off: requests pass without any work for sessions, to compare with; keys and salts stay."""
+    resolve_wait_s: float
+    """How long a request waits to learn from the database which session it belongs to."""
     drain_s: float
     """How long a stopping server waits for running requests and for the store."""
     log_level: str
@@ -69,14 +120,64 @@ class Settings:
         return self.home / "store"
 
     @property
+    def installation(self) -> "Installation":
+        """The SSD store that these settings describe. Imports what is heavy."""
+        from cache_tiers.ssd.installation import Installation
+
+        return Installation(
+            root=self.store_dir,
+            bytes_limit=self.ssd,
+            free_floor=self.ssd_free_floor,
+            master_key=self.master_key if self.encryption else None,
+            bytes_per_day=self.ssd_writes_per_day,
+            compress=self.ssd_compression,
+        )
+
+    @property
+    def quotas(self) -> Quotas:
+        """Of a tenant that has none of its own."""
+        return Quotas(
+            requests_per_minute=self.quota_requests_per_minute,
+            tokens_per_minute=self.quota_tokens_per_minute,
+            sessions=self.quota_sessions,
+            dram=self.quota_dram,
+            ssd=self.quota_ssd,
+            device=self.quota_device,
+        )
+
+    @property
+    def reachable(self) -> bool:
+        """Whether other machines can reach the server."""
+        return not _is_loopback(self.host)
+
+    @property
+    def terms(self) -> Terms:
+        """How long sessions are kept."""
+        return Terms(
+            ttl_s=int(self.session_ttl.total_seconds()) or None,
+            retention_s=int(self.session_retention.total_seconds()) or None,
+        )
+
+    @property
+    def pin_budgets(self) -> dict[Tier, int]:
+        """Bytes that one tenant may pin, by tier."""
+        sizes = {Tier.DEVICE: self.device_kv, Tier.DRAM: self.dram, Tier.SSD: self.ssd}
+        return {tier: int(size * self.pin_share) for tier, size in sizes.items()}
+
+    @property
     def models_dir(self) -> Path:
         """Models that Valet made itself."""
         return self.home / "models"
 
     @property
     def secret_file(self) -> Path:
-        """The installation's secret, from which keys and salts are derived."""
+        """Where the secret is if nothing else is said."""
         return self.home / "secret"
+
+    @property
+    def instance_file(self) -> Path:
+        """The name of the process that has this home."""
+        return self.home / "instance"
 
     @property
     def database_path(self) -> Path | None:
@@ -104,25 +205,53 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
             raise SettingsError(f"{source}: {error}") from None
 
     def path(text: str) -> Path:
-        return _absolute(text, environ, cwd)
+        return value.absolute(text, environ, cwd)
 
     home = setting("home", path, path("~/.local/share/valet"))
     model = setting("model", str, "")
+    ssd = setting("ssd", value.size, _DEFAULT_SSD)
     settings = Settings(
         host=setting("host", str, "127.0.0.1"),
-        port=setting("port", _port, 8000),
+        port=setting("port", value.port, 8000),
         home=home,
         model=model,
-        served_model_name=setting("served_model_name", str, _model_name(model)),
-        max_model_len=setting("max_model_len", _tokens, None if model else DEFAULT_MODEL_MAX_LEN),
-        block_size=setting("block_size", _block_size, None),
-        device_kv=setting("device_kv", _size, 1 * _KIB**3),
-        dram=setting("dram", _size, 512 * _KIB**2),
-        ssd=setting("ssd", _size, 8 * _KIB**3),
-        database_url=setting("database_url", _database_url, f"{_SQLITE}{home / 'valet.db'}"),
-        api_keys=setting("api_keys", _api_keys, ()),
-        drain_s=setting("drain_s", _seconds, 20.0),
-        log_level=setting("log_level", _log_level, "info"),
+        served_model_name=setting("served_model_name", str, value.model_name(model)),
+        max_model_len=setting(
+            "max_model_len", value.tokens, None if model else DEFAULT_MODEL_MAX_LEN
+        ),
+        block_size=setting("block_size", value.block_size, None),
+        device_kv=setting("device_kv", value.size, 1 * _KIB**3),
+        dram=setting("dram", value.size, 512 * _KIB**2),
+        ssd=ssd,
+        ssd_free_floor=setting("ssd_free_floor", value.size, 1 * _KIB**3),
+        ssd_writes_per_day=setting("ssd_writes_per_day", value.writes_of(ssd), None),
+        ssd_minimum_tokens=setting("ssd_minimum_tokens", value.minimum_tokens, 128),
+        ssd_compression=setting("ssd_compression", value.switch, False),
+        encryption=setting("encryption", value.switch, True),
+        master_key=setting("master_key", value.master_key, f"file:{home / 'master.key'}"),
+        database_url=setting("database_url", value.database_url, f"{_SQLITE}{home / 'valet.db'}"),
+        secret=setting("secret", value.secret, f"file:{home / 'secret'}"),
+        redis_url=setting("redis_url", value.redis_url, ""),
+        public_prefixes=setting("public_prefixes", path, None),
+        api_keys=setting("api_keys", value.api_keys, ()),
+        allow_anonymous=setting("allow_anonymous", value.switch, False),
+        operator_key=setting("operator_key", value.operator_key, ""),
+        quota_requests_per_minute=setting("quota_requests_per_minute", value.quota, 0),
+        quota_tokens_per_minute=setting("quota_tokens_per_minute", value.quota, 0),
+        quota_sessions=setting("quota_sessions", value.quota, 0),
+        quota_dram=setting("quota_dram", value.size, 0),
+        quota_ssd=setting("quota_ssd", value.size, 0),
+        quota_device=setting("quota_device", value.size, 0),
+        responses_ttl=setting("responses_ttl", value.duration, timedelta(days=30)),
+        responses_limit=setting("responses_limit", value.size, 1 * _KIB**3),
+        session_ttl=setting("session_ttl", value.duration, timedelta(days=30)),
+        session_retention=setting("session_retention", value.duration, timedelta(days=90)),
+        park_after=setting("park_after", value.duration, timedelta()),
+        pin_share=setting("pin_share", value.share, 0.25),
+        sessions=setting("sessions", value.switch, True),
+        resolve_wait_s=setting("resolve_wait_s", value.seconds, 0.25),
+        drain_s=setting("drain_s", value.seconds, 20.0),
+        log_level=setting("log_level", value.log_level, "info"),
     )
     _check_together(settings)
     return settings
@@ -150,7 +279,7 @@ def _from_environment(environ: Mapping[str, str]) -> _Values:
 
 def _from_file(environ: Mapping[str, str], cwd: Path) -> _Values:
     named = environ.get(f"{PREFIX}CONFIG", "").strip()
-    file = _absolute(named or "valet.toml", environ, cwd)
+    file = value.absolute(named or "valet.toml", environ, cwd)
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -163,11 +292,11 @@ def _from_file(environ: Mapping[str, str], cwd: Path) -> _Values:
         raise SettingsError(f"{file} is not TOML: {error}") from None
     names = _names()
     values: _Values = {}
-    for key, value in table.items():
+    for key, item in table.items():
         if key not in names:
             raise SettingsError(f"{key} in {file} is not a setting{_nearest(key, names)}")
-        values[key] = (_toml_text(value, f"{key} in {file}"), f"{key} in {file}")
-    return {name: value for name, value in values.items() if value[0]}
+        values[key] = (_toml_text(item, f"{key} in {file}"), f"{key} in {file}")
+    return {name: text for name, text in values.items() if text[0]}
 
 
 def _toml_text(value: object, source: str) -> str:
@@ -190,95 +319,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; the nearest one is {by_lower[near[0]]}"
 
 
-# --- what a value may be: text → value, or a ValueError that says what is expected ---------------
-
-
-def _absolute(text: str, environ: Mapping[str, str], cwd: Path) -> Path:
-    if text == "~" or text.startswith("~/"):
-        text = (environ.get("HOME") or str(Path.home())) + text[1:]
-    return cwd.absolute() / text
-
-
-def _whole(text: str, low: int, high: int, expected: str) -> int:
-    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
-        return int(text)
-    raise ValueError(f"expected {expected}, not {text!r}")
-
-
-def _port(text: str) -> int:
-    return _whole(text, 1, 65535, "a port from 1 to 65535")
-
-
-def _tokens(text: str) -> int | None:
-    return _whole(text, 1, 10**9, "a number of tokens such as 8192")
-
-
-def _block_size(text: str) -> int | None:
-    expected = "a number of tokens, a multiple of 16 from 16 to 1024"
-    tokens = _whole(text, 16, 1024, expected)
-    if tokens % 16:
-        raise ValueError(f"expected {expected}, not {text!r}")
-    return tokens
-
-
-def _size(text: str) -> int:
-    if text == "0":
-        return 0
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(f"expected a size such as 512MiB, 8GiB or 0, not {text!r}")
-    number, unit = match.groups()
-    return int(float(number) * _UNITS[unit.lower()])
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= 86_400:
-        raise ValueError(f"expected seconds from 0 to 86400, not {text!r}")
-    return seconds
-
-
-def _log_level(text: str) -> str:
-    if text.lower() not in _LOG_LEVELS:
-        raise ValueError(f"expected one of {', '.join(_LOG_LEVELS)}, not {text!r}")
-    return text.lower()
-
-
-def _database_url(text: str) -> str:
-    # The value may hold a password: a message about it never repeats it.
-    if not re.match(r"[a-z]+\+[a-z0-9]+://", text):
-        raise ValueError("expected a URL with an async driver such as sqlite+aiosqlite:///valet.db")
-    return text
-
-
-def _api_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in text.split(","))
-    if not all(re.fullmatch(r"[\x21-\x7e]+", key) for key in keys):
-        raise ValueError("expected keys of printable ASCII without spaces, separated by commas")
-    if len(set(keys)) != len(keys):
-        raise ValueError("a key is given twice")
-    return keys
-
-
-def _model_name(model: str) -> str:
-    if not model:
-        return DEFAULT_MODEL_NAME
-    is_path = model.startswith((".", "/", "~")) or model.count("/") != 1
-    return Path(model).name or model if is_path else model
-
-
 def _check_together(settings: Settings) -> None:
     if settings.device_kv == 0:
         raise SettingsError("VALET_DEVICE_KV: expected more than 0: the engine computes in it")
     if settings.dram == 0:
         raise SettingsError("VALET_DRAM: expected more than 0: KV leaves the device through it")
-    if not settings.api_keys and not _is_loopback(settings.host):
-        raise SettingsError(
-            f"VALET_HOST is {settings.host}, which other machines can reach: set VALET_API_KEYS"
-        )
+    if settings.operator_key in settings.api_keys:
+        raise SettingsError("VALET_OPERATOR_KEY: expected another key than those of VALET_API_KEYS")
 
 
 def _is_loopback(host: str) -> bool:

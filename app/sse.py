@@ -15,6 +15,12 @@ class Event:
     raw: bytes
 
     @property
+    def name(self) -> bytes:
+        """The ``event`` field; empty where there is none in front."""
+        line, _, _ = self.raw.partition(b"\n")
+        return line[6:].strip() if line.startswith(b"event:") else b""
+
+    @property
     def data(self) -> bytes:
         """The ``data`` field; empty for a comment or an event without one."""
         lines = (line for line in self.raw.splitlines() if line.startswith(b"data:"))

@@ -2,27 +2,41 @@
 
 Nothing on the way of a token waits for the state database: a turn is written by a task of its own,
 and only the end of the answer, which carries the turn's number, waits for that task, and not for
-long. A database that fails costs the session its record, never the client its answer.
+long: where this process alone has the database, only until everything that is asked of it later
+finds the turn recorded. A database that fails costs the session its record, never the client its
+answer.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from array import array
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from app.lease_claim import LeaseClaim
+from app.leases import Wish
 from app.metrics import STATE_FAILURES, TURNS, count_receipt
-from app.receipts import learn, make_receipt
+from app.receipts import learn, make_receipt, prefix_change
 from cache_tiers.prefill_cost import PrefillCost
-from engine.port import TurnContext
+from engine.port import EngineError, EnginePort, Generation, TurnContext
+from sessions.history.chain import Message
+from sessions.history.changes import rewritten
+from sessions.history.continuation import continued
+from sessions.history.service import Histories, Place
 from sessions.identity import session_key
+from sessions.leases.service import LeaseService
 from sessions.service import SessionService
 from sessions.types import BegunTurn, SessionError, StateUnavailable
+from sessions.units import Write
 
 logger = logging.getLogger(__name__)
 
 STATE_WAIT_S: Final = 5.0
 """How long the end of an answer waits for its turn to be recorded."""
+FORK_WAIT_S: Final = 0.25
+"""How long a fork's first turn waits until the engine knows what it shares."""
 
 
 @dataclass(slots=True)
@@ -30,14 +44,43 @@ class TurnDesk:
     """Opens turns and keeps their tasks. Lives on the event loop."""
 
     sessions: SessionService
-    fingerprint: str
-    """Of the running engine."""
+    histories: Histories
+    engine: EnginePort
+    leases: LeaseService
     cost: PrefillCost = field(default_factory=PrefillCost)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def open(self, tenant: str, session_id: str, model: str, cache_salt: str) -> "LiveTurn":
-        """A turn that begins when the engine accepts its first generation."""
-        return LiveTurn(self, tenant, session_id, model, cache_salt)
+    @property
+    def fingerprint(self) -> str:
+        """Of the running engine."""
+        return self.engine.info.fingerprint
+
+    def open(
+        self, tenant: str, place: Place, model: str, cache_salt: str, wish: Wish | None = None
+    ) -> "LiveTurn":
+        """A turn that begins when the engine accepts its first generation. ``place`` was found by
+        ``histories``, and is released when the turn is over. ``wish`` is the lease asked for."""
+        claim = None if wish is None else LeaseClaim(self.leases, wish)
+        return LiveTurn(self, tenant, place, model, cache_salt, claim)
+
+    async def fork(self, tenant: str, place: Place) -> None:
+        """Have a fork share its parent's KV. What cannot be shared is computed."""
+        if place.lineage is None or not place.shared_tokens:
+            return
+        parent = session_key(tenant, place.lineage.parent_id)
+        child = session_key(tenant, place.session_id)
+        try:
+            forking = self.engine.fork(parent, child, place.shared_tokens)
+            await asyncio.wait_for(forking, FORK_WAIT_S)
+        except (EngineError, TimeoutError) as error:
+            logger.warning("A fork shares nothing with its parent: %s", error or "no time")
+
+    async def drop(self, tenant: str, session_id: str) -> None:
+        """Have the engine forget a session that the database does not know."""
+        try:
+            await self.engine.drop(session_key(tenant, session_id))
+        except EngineError as error:
+            logger.warning("The KV of a fork without a turn stays until it is evicted: %s", error)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until every turn that is over is recorded, at most ``timeout_s``."""
@@ -56,33 +99,78 @@ class LiveTurn:
     """One request and its turn."""
 
     def __init__(
-        self, desk: TurnDesk, tenant: str, session_id: str, model: str, cache_salt: str
+        self,
+        desk: TurnDesk,
+        tenant: str,
+        place: Place,
+        model: str,
+        cache_salt: str,
+        claim: LeaseClaim | None,
     ) -> None:
-        self.session_id = session_id
+        self.session_id = place.session_id
+        self.also_at_end: list[Write] = []
+        """What others store with the end of a turn that was answered."""
+        self.recorded = False
+        """Whether the database has its end."""
         self.context = TurnContext(
-            session=session_key(tenant, session_id), cache_salt=cache_salt, on_begin=self._begin
+            session=session_key(tenant, place.session_id),
+            cache_salt=cache_salt,
+            on_begin=self._begin,
+            on_prompt=self._prompt if place.exact else None,
         )
         self._desk = desk
         self._tenant = tenant
+        self._place = place
         self._model = model
+        self._claim = claim
         self._over = asyncio.Event()
+        self._in_order = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._begun: BegunTurn | None = None
+        self._answers: Sequence[Message] = ()
         self._receipt: dict[str, Any] | None = None
+        self._released = False
 
     @property
     def done(self) -> bool:
         """Whether the engine has finished."""
         return self.context.done
 
-    async def finish(self) -> dict[str, Any] | None:
+    @property
+    def chunk_tokens(self) -> int:
+        """How many tokens of KV the engine keeps together."""
+        return self._desk.engine.info.tokens_per_chunk
+
+    @property
+    def number(self) -> int | None:
+        """The turn's number in its session; None while it is not known."""
+        return self._begun.number if self._begun is not None else None
+
+    @property
+    def has_history(self) -> bool:
+        """Whether what is answered belongs to a history."""
+        return self._place.chain is not None
+
+    async def finish(self, answers: Sequence[Message] = ()) -> dict[str, Any] | None:
         """Record the turn and return its receipt; None while the engine has not finished, or when
-        nothing was generated. Waits at most ``STATE_WAIT_S`` for the database; a turn that is not
-        recorded by then, or not at all, has a receipt without a number."""
+        nothing was generated. ``answers`` are the choices that the client is given. Waits at most
+        ``STATE_WAIT_S`` for the database; a turn that is not recorded by then, or not at all, has a
+        receipt without a number.
+
+        Where nobody can see the difference, the answer does not wait for the record, but only until
+        everything that is asked of the database from now on is answered after it. A turn with
+        something in ``also_at_end`` waits, and so ``recorded`` is known."""
         if self._task is None or not self.done:
             return None
+        if not self._over.is_set():
+            self._answers = answers
         self._over.set()
-        await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
+        if self.also_at_end:
+            await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STATE_WAIT_S):
+                    await self._in_order.wait()
         if self._receipt is None:
             STATE_FAILURES.labels("wait").inc()
             return self._make_receipt()
@@ -91,39 +179,78 @@ class LiveTurn:
     def close(self) -> None:
         """The request is over, however it ended. A turn that is not finished was aborted."""
         self._over.set()
+        if self._task is None:
+            self._release()
+            self._drop_fork()
+
+    def _drop_fork(self) -> None:
+        """No turn began: nothing would ever delete what the fork holds of its parent's KV."""
+        if self._place.lineage is not None:
+            self._desk.spawn(self._desk.drop(self._tenant, self.session_id))
+
+    def _release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._desk.histories.release(self._tenant, self._place)
+
+    def _prompt(self, rendered: Sequence[int]) -> Sequence[int]:
+        """What is computed: the conversation as it was, and what is new."""
+        kept = self._place.kept
+        if kept is None or len(self.context.generations) > 1:
+            return rendered
+        return continued(kept.transcript, rendered, self._desk.engine.end_of_turn) or rendered
 
     def _begin(self) -> None:
         if self._task is None:
             self._task = self._desk.spawn(self._live())
+            self._task.add_done_callback(lambda _: self._settled())
+
+    def _settled(self) -> None:
+        """The turn's end is in the database, or before whatever comes there next."""
+        self._release()
+        self._in_order.set()
 
     async def _live(self) -> None:
         desk = self._desk
         try:
-            self._begun = await desk.sessions.begin_turn(self._tenant, self.session_id, self._model)
+            self._begun = await desk.sessions.begin_turn(
+                self._tenant, self.session_id, self._model, lineage=self._place.lineage
+            )
         except SessionError as error:
             _count_failure("begin", error)
+        claim = self._claim if self._begun is not None else None
+        if claim is not None:
+            desk.spawn(claim.make(self._tenant, self.session_id))
         await self._over.wait()
         if self.done:
+            if claim is not None:
+                await claim.settled()
             learn(desk.cost, self.context.generations)
             receipt = self._make_receipt()
             count_receipt(receipt)
+            self._receipt = receipt
         else:
             receipt = {}
         TURNS.labels("finished" if receipt else "aborted").inc()
         if self._begun is not None:
             await self._end(self._begun, receipt)
-        self._receipt = receipt or None
+        else:
+            self._drop_fork()
 
     def _make_receipt(self) -> dict[str, Any]:
         desk, begun = self._desk, self._begun
-        return make_receipt(
+        receipt = make_receipt(
             self.session_id,
-            begun.number if begun is not None else None,
+            self.number,
             self.context.generations,
             begun.previous if begun is not None else None,
             desk.fingerprint,
             desk.cost,
         )
+        if self._claim is not None:
+            receipt["lease"] = self._claim.told()
+        changed = prefix_change(self._place, self.context.generations)
+        return receipt if changed is None else {**receipt, "prefix_change": changed}
 
     async def _end(self, begun: BegunTurn, receipt: dict[str, Any]) -> None:
         sessions, generations = self._desk.sessions, self.context.generations
@@ -138,9 +265,36 @@ class LiveTurn:
                 prompt_tokens=receipt["prompt_tokens"],
                 output_tokens=sum(g.output_tokens for g in generations),
                 finish_reason=generations[-1].finish_reason,
+                also=[*self._history(begun, receipt), *self.also_at_end],
+                in_order=self._settled,
             )
+            self.recorded = True
         except SessionError as error:
             _count_failure("end", error)
+
+    def _history(self, begun: BegunTurn, receipt: dict[str, Any]) -> list[Write]:
+        """What this turn adds to its session's history."""
+        generations = self.context.generations
+        generation = generations[0]
+        whole = len(generations) == 1 and self._is_whole(generation)
+        changed = receipt.get("prefix_change")
+        told = [] if changed is None else [rewritten(begun, changed)]
+        return told + self._desk.histories.ending(
+            self._tenant,
+            self._model,
+            self._place,
+            begun.number,
+            self._answers,
+            array("I", generation.prompt_tokens) if whole else None,
+            array("I", generation.answer_tokens) if whole else None,
+        )
+
+    def _is_whole(self, generation: Generation) -> bool:
+        """Whether the client was given all that the model wrote: a stop string is cut off."""
+        if not generation.prompt_tokens or not generation.answer_tokens:
+            return False
+        ended = generation.answer_tokens[-1] in self._desk.engine.end_of_turn
+        return ended or generation.finish_reason == "length"
 
 
 def _count_failure(step: str, error: SessionError) -> None:

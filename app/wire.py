@@ -22,6 +22,11 @@ class Api(Enum):
 
 API_OF_PATH = {api.value: api for api in Api}
 
+_WITH_RESPONSE = frozenset(
+    f"response.{state}".encode()
+    for state in ("queued", "created", "in_progress", "completed", "incomplete", "failed")
+)
+_HOUR_S = 3600
 _FINAL_RESPONSES = ("response.completed", "response.incomplete")
 
 
@@ -33,24 +38,62 @@ def takes_receipt(api: Api, event: dict[str, Any]) -> bool:
     return event.get("type") == "message_delta" and isinstance(event.get("usage"), dict)
 
 
-def put_receipt(api: Api, answer: dict[str, Any], receipt: dict[str, Any]) -> None:
+def holds_response(name: bytes) -> bool:
+    """Whether events of this name in a Responses stream hold the response object."""
+    return name in _WITH_RESPONSE
+
+
+def put_receipt(api: Api, answer: dict[str, Any], receipt: dict[str, Any], chunk: int = 1) -> None:
     """Add ``kv_receipt`` to an answer or to a stream's final event, and make its usage agree.
+    ``chunk`` is how many tokens of KV are kept together.
 
     The engine counts a token as cached when the request is admitted; the receipt also knows of
     the loads that failed afterwards, so it overrules. Usage that is absent stays absent.
     """
-    if api is Api.RESPONSES and isinstance(answer.get("response"), dict):
-        answer = answer["response"]
+    answer = answer_in(api, answer)
     answer["kv_receipt"] = receipt
+    put_cached(api, answer, reused_tokens(receipt))
+    if api is Api.MESSAGES and isinstance(answer.get("usage"), dict):
+        _put_written(answer, receipt, chunk)
+
+
+def answer_in(api: Api, value: dict[str, Any]) -> dict[str, Any]:
+    """The answer itself: of an event of a Responses stream, the response that it holds."""
+    response = value.get("response") if api is Api.RESPONSES else None
+    return response if isinstance(response, dict) else value
+
+
+def put_cached(api: Api, answer: dict[str, Any], cached: int) -> None:
+    """Make the usage of an answer say that ``cached`` prompt tokens were not computed."""
     usage = answer.get("usage")
     if not isinstance(usage, dict):
         return
-    cached = reused_tokens(receipt)
     if api is Api.MESSAGES:
         # Anthropic's input_tokens leaves out what was read from the cache.
-        total = usage.get("input_tokens", 0) + (usage.get("cache_read_input_tokens") or 0)
+        names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        total = sum(usage.get(name) or 0 for name in names)
         usage["input_tokens"] = max(0, total - cached)
+        usage["cache_creation_input_tokens"] = 0
         usage["cache_read_input_tokens"] = cached
         return
     details = "input_tokens_details" if api is Api.RESPONSES else "prompt_tokens_details"
     usage[details] = {**(usage.get(details) or {}), "cached_tokens": cached}
+
+
+def _put_written(answer: dict[str, Any], receipt: dict[str, Any], chunk: int) -> None:
+    """Of an Anthropic answer: how much was written under the lease that ``cache_control`` asked
+    for, whole chunks only, and with which life. Like what was read, it is no input."""
+    usage, lease = answer["usage"], receipt.get("lease") or {}
+    written = 0
+    if lease.get("granted"):
+        # The last token is computed each time: a chunk that ends with it is not read by its like.
+        kept = (receipt["prompt_tokens"] - 1) // chunk * chunk
+        written = min(max(0, kept - reused_tokens(receipt)), usage["input_tokens"])
+    usage["input_tokens"] -= written
+    usage["cache_creation_input_tokens"] = written
+    if answer.get("type") == "message":
+        hour = lease.get("ttl_s") == _HOUR_S
+        usage["cache_creation"] = {
+            "ephemeral_5m_input_tokens": 0 if hour else written,
+            "ephemeral_1h_input_tokens": written if hour else 0,
+        }

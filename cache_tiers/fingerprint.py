@@ -112,7 +112,7 @@ def _read_cache(path: Path) -> dict[str, str]:
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 return {}
             return msgspec.json.decode(file.read(_MAX_CACHE_BYTES), type=dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The wire between the API process and the engine's plugin. Version 1.
+"""The wire between the API process and the engine's plugin. Version 2.
 
 One EngineCore utility call carries one encoded ``Command`` and returns one encoded reply (or an
 encoded ``Failure``). Structs are tagged and forbid unknown fields, so that two versions that do
@@ -11,7 +11,7 @@ import msgspec
 
 from cache_tiers.types import MissReason, SessionKey, Tier
 
-VERSION = 1
+VERSION = 2
 
 
 class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -46,6 +46,9 @@ class KvReport(_Wire, frozen=True):
     bytes_loaded: int = 0
     load_ms: float = 0.0
     misses: tuple[Miss, ...] = ()
+    superseded: int = 0
+    """Tokens of the session's previous history that this prompt leaves behind: their chunks are the
+    first to go."""
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -97,7 +100,66 @@ class Flush(_Wire, frozen=True):
     """Wait until every chunk on its way to the SSD is there."""
 
 
-Command = GetInfo | GetStatus | Park | Prefetch | Drop | ListSessions | TakeReport | Flush
+class Pin(_Wire, frozen=True):
+    """Claim a session's chunks in ``tier``, those that are there now and those that its turns bring
+    there, for ``ttl_s`` from now; replaces an earlier pin of the same session and tier. A lease:
+    under pressure the oldest are broken, which ``TakeBroken`` tells. Replied to with ``Pinned``."""
+
+    session: SessionKey
+    tier: Tier
+    ttl_s: int
+
+
+class Unpin(_Wire, frozen=True):
+    """End a session's pin of ``tier``, or of every tier when it is None. Replied to with
+    ``Done``."""
+
+    session: SessionKey
+    tier: Tier | None = None
+
+
+class TakeBroken(_Wire, frozen=True):
+    """Ask for ``BrokenPins`` since the last time."""
+
+
+class Fork(_Wire, frozen=True):
+    """Give ``child`` the chunks of ``parent`` that lie within the first ``tokens`` (all when None):
+    shared, nothing is copied. A child that exists already is replaced. Replied to with
+    ``SessionKv`` of the child."""
+
+    parent: SessionKey
+    child: SessionKey
+    tokens: int | None = None
+
+
+class Truncate(_Wire, frozen=True):
+    """Cut a session to its first ``tokens``. What lay behind is superseded: where no other session
+    holds it, it is the first to go from every tier. Replied to with ``SessionKv``."""
+
+    session: SessionKey
+    tokens: int
+
+
+class GetUsage(_Wire, frozen=True):
+    """Ask for ``Usage``."""
+
+
+Command = (
+    GetInfo
+    | GetStatus
+    | Park
+    | Prefetch
+    | Drop
+    | ListSessions
+    | TakeReport
+    | Flush
+    | Pin
+    | Unpin
+    | TakeBroken
+    | Fork
+    | Truncate
+    | GetUsage
+)
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -141,6 +203,9 @@ class Dropped(_Wire, frozen=True):
     known: bool
     chunks: int = 0
     bytes: int = 0
+    key_destroyed: bool = False
+    """Whether the session's encryption key existed and is durably destroyed. False where
+    encryption is off or the session had nothing on SSD."""
 
 
 class SessionList(_Wire, frozen=True):
@@ -155,6 +220,45 @@ class Report(_Wire, frozen=True):
     report: KvReport | None
 
 
+class Pinned(_Wire, frozen=True):
+    """What a pin holds now. Not ``granted`` when the tier has no room for one more lease."""
+
+    session: SessionKey
+    tier: Tier
+    granted: bool
+    tokens: int = 0
+    bytes: int = 0
+
+
+class BrokenPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pin that ended before its time: others needed the room."""
+
+    session: SessionKey
+    tier: Tier
+    bytes: int
+    reason: str
+
+
+class BrokenPins(_Wire, frozen=True):
+    """In the order in which they were broken."""
+
+    pins: list[BrokenPin]
+
+
+class TenantBytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one tenant's sessions hold, a chunk that several of them share counted once."""
+
+    tenant: str
+    by_tier: dict[Tier, int]
+    pinned_by_tier: dict[Tier, int] = {}
+
+
+class Usage(_Wire, frozen=True):
+    """Every tenant that holds anything."""
+
+    tenants: list[TenantBytes]
+
+
 class Done(_Wire, frozen=True):
     """A command without a result is done."""
 
@@ -165,7 +269,19 @@ class Failure(_Wire, frozen=True):
     message: str
 
 
-Reply = EngineInfo | SessionKv | Prefetched | Dropped | SessionList | Report | Done | Failure
+Reply = (
+    EngineInfo
+    | SessionKv
+    | Prefetched
+    | Dropped
+    | SessionList
+    | Report
+    | Pinned
+    | BrokenPins
+    | Usage
+    | Done
+    | Failure
+)
 
 _commands = msgspec.msgpack.Decoder(Command)
 _replies = msgspec.msgpack.Decoder(Reply)

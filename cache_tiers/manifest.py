@@ -6,6 +6,7 @@ its new keys alone. It is written anew when it is much larger than what it says.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -17,11 +18,15 @@ import msgspec
 from cache_tiers.ssd.files import Files, OsFiles, opened, read_fully, remove_if_there, write_fully
 from cache_tiers.ssd.frames import Mark, join, split
 from cache_tiers.ssd.health import Health
+from cache_tiers.ssd.journal import MOST_KEY_BYTES
 from cache_tiers.store import StoreUnusable
 from cache_tiers.types import ChunkKey, SessionKey
 
 _log = logging.getLogger(__name__)
 
+LEFT = "\0branches"
+"""Ends the name under which chunks are kept that a session's history has left behind. They can be
+dropped with the session, but to be listed there alone is not to be held."""
 VERSION = 1
 MAGIC = b"VALETMAN"
 _MAX_FILE_BYTES = 2**30
@@ -102,6 +107,8 @@ class Manifests:
         self._chains: dict[SessionKey, _Chain] = {}
         """Least recently replaced first."""
         self._holders: Counter[ChunkKey] = Counter()
+        self._left: Counter[ChunkKey] = Counter()
+        """Of the holders, names that end with ``LEFT``."""
         self._dirty: dict[SessionKey, None] = {}
         """Changed since the last ``persist``, in order of the change."""
 
@@ -122,8 +129,8 @@ class Manifests:
             kept = _shared(old.keys, new) if old else 0
             if old:
                 new = old.keys[:kept] + new[kept:]
-                self._release(old.keys[kept:])
-            self._holders.update(new[kept:])
+                self._release(session, old.keys[kept:])
+            self._take(session, new[kept:])
             self._chains[session] = _Chain(new, self._clock())
             self._changed(session)
             while len(self._chains) > self._max_sessions:
@@ -150,6 +157,16 @@ class Manifests:
         """How many sessions hold the chunk."""
         with self._lock:
             return self._holders.get(key, 0)
+
+    def superseded(self, key: ChunkKey) -> bool:
+        """Whether all of its holders have left the chunk behind."""
+        with self._lock:
+            return 0 < self._holders.get(key, 0) == self._left.get(key, 0)
+
+    def keepers(self, key: ChunkKey) -> int:
+        """How many of its holders have not left the chunk behind."""
+        with self._lock:
+            return self._holders.get(key, 0) - self._left.get(key, 0)
 
     def exclusive(self, session: SessionKey) -> list[ChunkKey]:
         """Keys that only this session holds, in the chain's order."""
@@ -198,12 +215,22 @@ class Manifests:
         if chain is None:
             return []
         self._changed(session)
-        return self._release(chain.keys)
+        return self._release(session, chain.keys)
 
-    def _release(self, keys: Iterable[ChunkKey]) -> list[ChunkKey]:
+    def _take(self, name: SessionKey, keys: Iterable[ChunkKey]) -> None:
+        self._holders.update(keys)
+        if name.endswith(LEFT):
+            self._left.update(keys)
+
+    def _release(self, name: SessionKey, keys: Iterable[ChunkKey]) -> list[ChunkKey]:
         """Count the keys down; returns those that nobody holds any more."""
         freed = []
+        left = name.endswith(LEFT)
         for key in keys:
+            if left:
+                self._left[key] -= 1
+                if not self._left[key]:
+                    del self._left[key]
             self._holders[key] -= 1
             if not self._holders[key]:
                 del self._holders[key]
@@ -258,7 +285,7 @@ class Manifests:
         frames = split(memoryview(data), Mark(len(MAGIC), 0))
         first, mark = next(frames, (b"", Mark(0, 0))) if data.startswith(MAGIC) else (b"", None)
         header = _decode(first)
-        if not isinstance(header, _Header):
+        if not isinstance(header, _Header) or header.version < VERSION:
             _log.warning("%s is not a session manifest: starting a new one", path)
             return
         if header.version > VERSION:
@@ -272,20 +299,19 @@ class Manifests:
             mark = behind
         self._mark = mark
         self._written = {session: chain.keys for session, chain in self._chains.items()}
-        for chain in self._chains.values():
-            self._holders.update(chain.keys)
+        for session, chain in self._chains.items():
+            self._take(session, chain.keys)
         while len(self._chains) > self._max_sessions:
             self._drop(next(iter(self._chains)))
 
     def _read(self, file: int) -> bytes:
         """The whole file, or nothing of one too large to be a manifest."""
-        parts = bytearray()
-        piece = memoryview(bytearray(2**20))
-        while size := read_fully(self._files, file, [piece], len(parts)):
-            parts += piece[:size]
-            if len(parts) > _MAX_FILE_BYTES:
-                return b""
-        return bytes(parts)
+        size = self._files.size(file)
+        if size > _MAX_FILE_BYTES:
+            return b""
+        buffer = bytearray(size)
+        whole = read_fully(self._files, file, [memoryview(buffer)], 0)
+        return bytes(buffer[:whole])
 
     def _apply(self, record: object) -> bool:
         """Take over one record; False for one that does not fit what was before it."""
@@ -299,7 +325,11 @@ class Manifests:
         before = old.keys if old else ()
         if not 0 <= record.kept <= len(before):
             return False
+        if not all(0 < len(key) <= MOST_KEY_BYTES for key in record.added):
+            return False
         keys = before[: record.kept] + tuple(ChunkKey(key) for key in record.added)
+        if len(set(keys)) != len(keys) or not math.isfinite(record.at):
+            return False
         self._chains.pop(session, None)
         self._chains[session] = _Chain(keys, record.at)
         return True
@@ -308,7 +338,7 @@ class Manifests:
 def _decode(body: bytes) -> object:
     try:
         return _records.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -1,11 +1,24 @@
 """A chunk store in memory: for tests, for the simulator, and for a server without a disk."""
 
+import errno
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from cache_tiers.store import ReadOutcome, StoreStats, WriteOutcome
-from cache_tiers.types import ChunkKey
+from cache_tiers.store import Reading, ReadOutcome, StoreStats, WriteOutcome
+from cache_tiers.types import ChunkKey, SessionKey, Standing
+
+
+class _Read:
+    """A read that was over when it began."""
+
+    released = True
+
+    def __init__(self, outcomes: list[ReadOutcome]) -> None:
+        self._outcomes = outcomes
+
+    def outcomes(self) -> list[ReadOutcome]:
+        return list(self._outcomes)
 
 
 class MemoryStore:
@@ -17,12 +30,19 @@ class MemoryStore:
         self._bytes_limit = bytes_limit
         self._lock = threading.Lock()
         self._chunks: OrderedDict[ChunkKey, bytes] = OrderedDict()
+        self._owners: dict[ChunkKey, SessionKey] = {}
+        self._standings: dict[ChunkKey, Standing] = {}
+        self._evicted_pins: list[ChunkKey] = []
         self._closed = False
         self._bytes_written = self._bytes_read = self._evicted_chunks = 0
 
     @property
     def chunk_bytes(self) -> int:
         return self._chunk_bytes
+
+    @property
+    def budget(self) -> None:
+        return None
 
     def contains(self, key: ChunkKey) -> bool:
         return key in self._chunks
@@ -40,15 +60,46 @@ class MemoryStore:
                 view[:] = chunk
         return [ReadOutcome.MISSING if chunk is None else ReadOutcome.OK for chunk in found]
 
-    def put(self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview]) -> list[WriteOutcome]:
+    def read(
+        self, keys: Sequence[ChunkKey], into: Sequence[memoryview], deadline_s: float
+    ) -> Reading:
+        del deadline_s  # Nothing is waited for.
+        return _Read(self.get(keys, into))
+
+    def put(
+        self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview], owner: SessionKey
+    ) -> list[WriteOutcome]:
         views = self._checked(keys, chunks)
         asked = set(keys)
         with self._lock:
-            return [self._put(key, view, asked) for key, view in zip(keys, views, strict=True)]
+            return [
+                self._put(key, view, owner, asked) for key, view in zip(keys, views, strict=True)
+            ]
 
     def delete(self, keys: Iterable[ChunkKey]) -> int:
         with self._lock:
-            return sum(self._chunks.pop(key, None) is not None for key in keys)
+            return sum(self._forget(key) for key in keys)
+
+    def shred(self, session: SessionKey, keep: Iterable[ChunkKey] = ()) -> bool:
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, "the store is closed")
+            owned = {key for key, owner in self._owners.items() if owner == session}
+            for key in owned.difference(keep):
+                self._forget(key)
+            return bool(owned)
+
+    def rank(self, keys: Sequence[ChunkKey], standing: Standing) -> None:
+        with self._lock:
+            for key in keys:
+                self._standings.pop(key, None)
+                if standing is not Standing.ORDINARY and key in self._chunks:
+                    self._standings[key] = standing
+
+    def take_evicted_pins(self) -> list[ChunkKey]:
+        with self._lock:
+            taken, self._evicted_pins = self._evicted_pins, []
+            return taken
 
     def flush(self) -> None:
         """Nothing is on its way anywhere."""
@@ -61,6 +112,7 @@ class MemoryStore:
             bytes_limit=self._bytes_limit,
             bytes_written=self._bytes_written,
             bytes_read=self._bytes_read,
+            device_bytes_written=0,
             evicted_chunks=self._evicted_chunks,
             corrupt_chunks=0,
             failed_reads=0,
@@ -72,6 +124,8 @@ class MemoryStore:
         with self._lock:
             self._closed = True
             self._chunks.clear()
+            self._owners.clear()
+            self._standings.clear()
 
     def _checked(self, keys: Sequence[ChunkKey], buffers: Sequence[memoryview]) -> list[memoryview]:
         views = [buffer.cast("B") for buffer in buffers]
@@ -79,18 +133,37 @@ class MemoryStore:
             raise ValueError(f"one buffer of {self._chunk_bytes} bytes a key")
         return views
 
-    def _put(self, key: ChunkKey, view: memoryview, asked: set[ChunkKey]) -> WriteOutcome:
+    def _forget(self, key: ChunkKey) -> bool:
+        self._owners.pop(key, None)
+        self._standings.pop(key, None)
+        return self._chunks.pop(key, None) is not None
+
+    def _put(
+        self, key: ChunkKey, view: memoryview, owner: SessionKey, asked: set[ChunkKey]
+    ) -> WriteOutcome:
         if self._closed:
             return WriteOutcome.REFUSED
         if key in self._chunks:
             self._chunks.move_to_end(key)
             return WriteOutcome.PRESENT
         if (len(self._chunks) + 1) * self._chunk_bytes > self._bytes_limit:
-            victim = next((held for held in self._chunks if held not in asked), None)
+            victim = self._victim(asked)
             if victim is None:
                 return WriteOutcome.REFUSED
-            del self._chunks[victim]
+            if self._standing(victim) is Standing.PINNED:
+                self._evicted_pins.append(victim)
+            self._forget(victim)
             self._evicted_chunks += 1
         self._chunks[key] = bytes(view)
+        self._owners[key] = owner
         self._bytes_written += self._chunk_bytes
         return WriteOutcome.STORED
+
+    def _victim(self, asked: set[ChunkKey]) -> ChunkKey | None:
+        held = (key for key in self._chunks if key not in asked)
+        if not self._standings:
+            return next(held, None)
+        return min(held, key=self._standing, default=None)
+
+    def _standing(self, key: ChunkKey) -> Standing:
+        return self._standings.get(key, Standing.ORDINARY)

@@ -1,6 +1,6 @@
 """The nouns every tier shares."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NewType
 
 ChunkKey = NewType("ChunkKey", bytes)
@@ -14,12 +14,28 @@ SessionKey = NewType("SessionKey", str)
 """A session's name inside the engine: ``"<tenant>/<session id>"``, unique over all tenants."""
 
 
+def tenant_of(session: SessionKey) -> str:
+    """The tenant in a session's name."""
+    return session.partition("/")[0]
+
+
 class Tier(StrEnum):
     """Where KV bytes are, fastest first."""
 
     DEVICE = "device"
     DRAM = "dram"
     SSD = "ssd"
+
+
+class Standing(IntEnum):
+    """What a chunk is worth to a tier that needs room: the lowest go first, and the longest unused
+    among equals."""
+
+    SUPERSEDED = 0
+    """Its session's history has left it behind, and no other session holds it."""
+    ORDINARY = 1
+    PINNED = 2
+    """Somebody has a lease on it: it goes when nothing else is left."""
 
 
 class MissReason(StrEnum):

@@ -1,7 +1,10 @@
 """What the engine needs to know to start; made from the settings by ``app/main.py``."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from cache_tiers.ssd.installation import Installation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +19,16 @@ class EngineConfig:
     """Tokens of one device block; None for the platform's default."""
     device_kv: int
     dram: int
-    ssd: int
-    """0 turns the SSD tier off."""
-    store_dir: Path
+    home: Path
+    """Where what a restart may use again is kept, besides the store."""
+    store: Installation | None
+    """The SSD tier's; None turns it off."""
+    ssd_minimum_tokens: int
+    """Shorter contexts are not written to SSD."""
     chat_template: Path | None
     """Overrides the model's own chat template."""
     tool_call_parser: str
+    public_prompts: Mapping[str, str] = field(default_factory=dict)
+    """System prompts that all tenants share, by what to call them in a message."""
     cuda: bool = False
     """Whether the installed vLLM is the CUDA build."""

@@ -53,6 +53,32 @@ class Control:
         """Wait until everything on its way to SSD is there."""
         await self._ask(hints.Flush(), hints.Done)
 
+    async def pin(self, session: SessionKey, tier: Tier, ttl_s: int) -> hints.Pinned:
+        """Claim a session's chunks in a tier."""
+        return await self._ask(hints.Pin(session, tier, ttl_s), hints.Pinned)
+
+    async def unpin(self, session: SessionKey, tier: Tier | None) -> None:
+        """End a claim, or all of a session's."""
+        await self._ask(hints.Unpin(session, tier), hints.Done)
+
+    async def take_broken(self) -> list[hints.BrokenPin]:
+        """Claims that pressure ended since the last call."""
+        return (await self._ask(hints.TakeBroken(), hints.BrokenPins)).pins
+
+    async def fork(
+        self, parent: SessionKey, child: SessionKey, tokens: int | None
+    ) -> hints.SessionKv:
+        """Let a session begin with what another holds."""
+        return await self._ask(hints.Fork(parent, child, tokens), hints.SessionKv)
+
+    async def truncate(self, session: SessionKey, tokens: int) -> hints.SessionKv:
+        """Cut a session to its first tokens."""
+        return await self._ask(hints.Truncate(session, tokens), hints.SessionKv)
+
+    async def usage(self) -> list[hints.TenantBytes]:
+        """What each tenant holds."""
+        return (await self._ask(hints.GetUsage(), hints.Usage)).tenants
+
     async def _ask(self, command: hints.Command, kind: type[R]) -> R:
         reply = hints.decode_reply(await self._call(hints.encode(command)))
         if isinstance(reply, hints.Failure):

@@ -1,7 +1,7 @@
 """An engine without a model: the real one's port, routes and faults, in one process, at once.
 
-Its tokens are words, its replies follow from the prompt alone, and its KV is bookkeeping. It lets
-everything around an engine be developed and tested in milliseconds.
+Its tokens are words (``fake_tokens``), its replies follow from the prompt alone, and its KV is
+bookkeeping. It lets everything around an engine be developed and tested in milliseconds.
 """
 
 import asyncio
@@ -10,12 +10,24 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from fastapi import FastAPI
 
-from cache_tiers.hints import Dropped, EngineInfo, KvReport, Miss, Prefetched, SessionKv
-from cache_tiers.types import MissReason, SessionKey, Tier
+from cache_tiers.hints import (
+    BrokenPin,
+    Dropped,
+    EngineInfo,
+    KvReport,
+    Miss,
+    Pinned,
+    Prefetched,
+    SessionKv,
+    TenantBytes,
+)
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.fake_cache import CHUNK_BYTES, FakeCache, FakeDisk
 from engine.fake_routes import fake_app
+from engine.fake_tokens import END_OF_TURN, encode, token_id
 from engine.port import EngineDead, Generation, TurnContext, current_turn
 
 _WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty")
@@ -26,12 +38,16 @@ class Word:
     """One step of a generation."""
 
     text: str
+    """Empty for the end of the message."""
+    prompt_tokens: int
+    """As computed."""
     cached_tokens: int
     """As known when the request was admitted."""
 
 
 class FakeEngine:
-    """An ``EnginePort``. Faults are methods: ``die``, ``fail_next_load``, ``FakeDisk.damage``."""
+    """An ``EnginePort``. Faults are methods: ``die``, ``fail_next_load``, ``make_room``,
+    ``FakeDisk.damage``."""
 
     def __init__(
         self,
@@ -76,6 +92,10 @@ class FakeEngine:
     def models(self) -> tuple[str, ...]:
         return (self._model,)
 
+    @property
+    def end_of_turn(self) -> frozenset[int]:
+        return frozenset({END_OF_TURN})
+
     async def status(self, session: SessionKey) -> SessionKv:
         self.check_alive()
         return self._cache.status(session)
@@ -105,6 +125,38 @@ class FakeEngine:
         self.check_alive()
         return [self._cache.status(session) for session in self.disk.manifests]
 
+    async def pin(self, session: SessionKey, tier: Tier, ttl_s: int) -> Pinned:
+        self._expire()
+        chain = self.disk.lineage.chain(session) or ()
+        granted = self._cache.pins.pin(session, tier, chain, self._clock() + ttl_s)
+        kv = self._cache.status(session)
+        if not granted:
+            return Pinned(session, tier, granted=False)
+        tokens, size = kv.tokens_by_tier.get(tier, 0), kv.bytes_by_tier.get(tier, 0)
+        return Pinned(session, tier, True, tokens, size)
+
+    async def unpin(self, session: SessionKey, tier: Tier | None) -> None:
+        self._expire()
+        self._cache.pins.unpin(session, tier)
+
+    async def take_broken(self) -> list[BrokenPin]:
+        self._expire()
+        return self._cache.broken()
+
+    async def fork(self, parent: SessionKey, child: SessionKey, tokens: int | None) -> SessionKv:
+        self.check_alive()
+        self._cache.fork(parent, child, tokens)
+        return self._cache.status(child)
+
+    async def truncate(self, session: SessionKey, tokens: int) -> SessionKv:
+        self.check_alive()
+        self._cache.truncate(session, tokens)
+        return self._cache.status(session)
+
+    async def usage(self) -> list[TenantBytes]:
+        self._expire()
+        return self._cache.usage()
+
     async def stop(self, drain_s: float) -> None:  # noqa: ARG002
         self._dead = True
 
@@ -118,10 +170,19 @@ class FakeEngine:
         """The next request's reuse turns out to be unreadable after it was admitted."""
         self._load_fails = True
 
+    def make_room(self, tier: Tier, chunks: int) -> None:
+        """Others need so many chunks of a tier."""
+        self._expire()
+        self._cache.make_room(tier, chunks)
+
     def check_alive(self) -> None:
         """Raises EngineDead."""
         if self._dead:
             raise EngineDead("the fake engine is dead")
+
+    def _expire(self) -> None:
+        self.check_alive()
+        self._cache.pins.expire(self._clock())
 
     # --- generating ------------------------------------------------------------------------------
 
@@ -129,14 +190,16 @@ class FakeEngine:
         """The reply to a prompt, word by word. Accounts for itself to the current turn."""
         self.check_alive()
         turn = current_turn.get() or TurnContext(SessionKey("nobody/nothing"), cache_salt="")
-        generation = Generation(started_at=self._clock())
+        tokens = self._computed(turn, encode(prompt))
+        generation = Generation(started_at=self._clock(), prompt_tokens=tokens)
         turn.generations.append(generation)
         if len(turn.generations) == 1 and turn.on_begin is not None:
             turn.on_begin()
-        admitted = self._cache.read(turn.session, turn.cache_salt, prompt)
+        came_with = self._cache.begin(turn.session)
+        admitted = self._cache.read(turn.session, turn.cache_salt, tokens)
         cached = admitted.prompt - admitted.computed
         generation.scheduled_at = self._clock()
-        reply = _reply(prompt, max_tokens)
+        reply = _reply(tokens, min(max_tokens, self.max_model_len - len(tokens)))
         try:
             for index, text in enumerate(reply):
                 # Lets others run, as a real step would.
@@ -144,17 +207,29 @@ class FakeEngine:
                 if generation.first_token_at is None:
                     generation.first_token_at = self._clock()
                 generation.output_tokens = index + 1
+                generation.answer_tokens.append(token_id(text) if text else END_OF_TURN)
                 if index + 1 == len(reply):
-                    self._finish(turn, generation, admitted, [*prompt, *reply])
-                yield Word(text, cached)
+                    self._finish(turn, generation, admitted, came_with)
+                yield Word(text, len(tokens), cached)
         finally:
+            self._cache.end(turn.session)
             if generation.finished_at is None:
                 generation.finished_at = self._clock()
                 generation.finish_reason = "abort"
                 self.aborted += 1
 
+    def _computed(self, turn: TurnContext, rendered: list[int]) -> list[int]:
+        if turn.on_prompt is None:
+            return rendered
+        tokens = list(turn.on_prompt(rendered))
+        return tokens if 0 < len(tokens) < self.max_model_len else rendered
+
     def _finish(
-        self, turn: TurnContext, generation: Generation, report: KvReport, tokens: list[str]
+        self,
+        turn: TurnContext,
+        generation: Generation,
+        report: KvReport,
+        came_with: tuple[ChunkKey, ...] | None,
     ) -> None:
         if self._load_fails:
             self._load_fails = False
@@ -163,12 +238,16 @@ class FakeEngine:
             report = KvReport(
                 prompt=report.prompt, computed=report.prompt, misses=(miss, *report.misses)
             )
-        self._cache.write(turn.session, turn.cache_salt, tokens)
-        generation.finish_reason = "stop"
+        tokens = [*generation.prompt_tokens, *generation.answer_tokens]
+        left = self._cache.write(turn.session, turn.cache_salt, tokens, came_with)
+        ended = generation.answer_tokens[-1] == END_OF_TURN
+        generation.finish_reason = "stop" if ended else "length"
         generation.finished_at = self._clock()
-        generation.report = report
+        generation.report = msgspec.structs.replace(report, superseded=left)
 
 
-def _reply(prompt: Sequence[str], max_tokens: int) -> list[str]:
-    digest = hashlib.sha256("\0".join(prompt).encode("utf-8", "replace")).digest()
-    return [_WORDS[byte % len(_WORDS)] for byte in digest[: max(1, min(max_tokens, 8))]]
+def _reply(prompt: Sequence[int], max_tokens: int) -> list[str]:
+    """Seven words and the end of the message, as far as ``max_tokens`` goes."""
+    digest = hashlib.sha256(b"".join(token.to_bytes(4) for token in prompt)).digest()
+    words = [*(_WORDS[byte % len(_WORDS)] for byte in digest[:7]), ""]
+    return words[: max(1, max_tokens)]

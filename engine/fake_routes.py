@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from engine.fake_tokens import END
 from engine.port import EngineError
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class _Usage:
     def responses(self) -> dict[str, Any]:
         return {
             "input_tokens": self.prompt,
-            "input_tokens_details": {"cached_tokens": self.cached},
+            "input_tokens_details": {"cached_tokens": self.cached, "cache_write_tokens": 0},
             "output_tokens": self.output,
+            "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self.prompt + self.output,
         }
 
@@ -148,15 +150,29 @@ def _text_prompts(body: dict[str, Any]) -> list[list[str]]:
 
 
 def _response_prompts(body: dict[str, Any]) -> list[list[str]]:
-    given = body["input"]
-    return [_render([{"role": "user", "content": given}] if isinstance(given, str) else given)]
+    given, instructions = body["input"], body.get("instructions")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    first = [{"role": "system", "content": instructions}] if instructions else []
+    return [_render([*first, *(_message_of(item) for item in items)])]
+
+
+def _message_of(item: dict[str, Any]) -> dict[str, Any]:
+    match item.get("type"):
+        case "function_call":
+            return {"role": "assistant", "content": f"{item['name']} {item['arguments']}"}
+        case "function_call_output":
+            return {"role": "tool", "content": item["output"]}
+        case _:
+            said = item["content"]
+            text = said if isinstance(said, str) else " ".join(part["text"] for part in said)
+            return {"role": item["role"], "content": text}
 
 
 def _render(messages: list[dict[str, Any]]) -> list[str]:
     """A reply that comes back unchanged continues the prompt that it answered."""
     words: list[str] = []
     for message in messages:
-        words += [f"<{message['role']}>", *message["content"].split()]
+        words += [f"<{message['role']}>", *message["content"].split(), END]
     return [*words, "<assistant>"]
 
 
@@ -170,12 +186,13 @@ async def _generate_all(engine: "FakeEngine", call: _Call) -> tuple[list[str], _
 async def _words(
     engine: "FakeEngine", call: _Call, usage: _Usage, index: int = 0
 ) -> AsyncIterator[str]:
-    usage.prompt += len(call.prompts[index])
-    cached = usage.cached
+    prompt, cached = usage.prompt, usage.cached
     async for word in engine.generate(call.prompts[index], call.max_tokens):
+        usage.prompt = prompt + word.prompt_tokens
         usage.cached = cached + word.cached_tokens
         usage.output += 1
-        yield word.text
+        if word.text:
+            yield word.text
 
 
 async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T | None:

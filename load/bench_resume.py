@@ -3,22 +3,26 @@
 In each repetition every prompt length goes through all places, so that what disturbs the machine
 disturbs them alike: computed from nothing; again from the device; after park and prefetch from
 DRAM; after SIGKILL of the server, dropping its files from the system's page cache and a new start
-from SSD; and after another park from SSD with its pages in the page cache. Every server start is
-followed by an unrelated request. The receipt of each request must say that its KV came from where
-it is claimed to; a sample for which it does not is reported and not counted.
+from SSD; and after another park from SSD without a restart. Beside each read from SSD as many
+bytes of the same files are read by the bare disk's best way (``load.raw_disk``), in turns before
+and after.
+Every server start is followed by an unrelated request. The receipt of each request must say that
+its KV came from where it is claimed to; a sample for which it does not is reported and not counted.
 """
 
 import argparse
-import os
+import mmap
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from load.client import Client
 from load.environment import describe
+from load.raw_disk import Timed, drop_page_cache, last_written, read
 from load.report import Spread, ms, ratio, spread_ms, table, times, verdict, write_json
 from load.server import REPOSITORY, Server, Sizes, make_home, prepare_model, running, valet
 from load.stream import Streamed
@@ -31,7 +35,7 @@ QUICK_LENGTHS: Final = (1024 + TAIL, 2048 + TAIL)
 MAX_TOKENS: Final = 4
 DRAM: Final = 512 * 1024**2
 SSD: Final = 8 * 1024**3
-WANTED_SSD_OVER_DEVICE: Final = 2.0
+WANTED_SSD_OVER_DEVICE: Final = 1.3
 WANTED_COLD_OVER_SSD: Final = 60.0
 
 
@@ -42,7 +46,7 @@ class Place(StrEnum):
     DEVICE = "device"
     DRAM = "dram"
     SSD = "ssd"
-    SSD_PAGE_CACHE = "ssd_page_cache"
+    SSD_PARKED = "ssd_parked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,17 @@ class Sample:
     receipt: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RawRead:
+    """One read of the store's files by the bare disk."""
+
+    prompt_tokens: int
+    """The length of prompt whose bytes' number was read."""
+    repeat: int
+    bytes: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class Bench:
     """The state of one run."""
@@ -69,6 +84,7 @@ class Bench:
     store: Path
     lengths: Sequence[int]
     samples: list[Sample] = field(default_factory=list)
+    raw: list[RawRead] = field(default_factory=list)
 
     def run(self, repeats: int) -> None:
         """The server must run, and runs afterwards."""
@@ -96,10 +112,26 @@ class Bench:
     def _after_restart(self, repeat: int) -> None:
         with Client(self.server.url) as client:
             _warm_up(client, f"after {repeat}")
+            if repeat % 2:
+                self._read_raw(repeat)
             self._measure(client, Place.SSD, repeat)
+            if not repeat % 2:
+                self._read_raw(repeat)
             for length in self.lengths:
                 client.park(_session(repeat, length))
-            self._measure(client, Place.SSD_PAGE_CACHE, repeat)
+            self._measure(client, Place.SSD_PARKED, repeat)
+
+    def _read_raw(self, repeat: int) -> None:
+        """As many bytes as each prompt's KV has, of what was written last."""
+        files = sorted(self.store.glob("*/*.segment"))
+        for length in self.lengths:
+            sizes = [s.bytes_loaded for s in self.samples if s.prompt_tokens == length]
+            some = last_written(files, max(sizes, default=0))
+            size = sum(span.length for span in some)
+            memory = memoryview(mmap.mmap(-1, max(size, 1)))
+            memory[:] = bytes(memory.nbytes)  # the store's memory is touched already too
+            timed = Timed.of(partial(read, some, memory))
+            self.raw.append(RawRead(length, repeat, timed.bytes, timed.seconds))
 
     def _measure(self, client: Client, place: Place, repeat: int) -> None:
         for length in self.lengths:
@@ -144,25 +176,13 @@ def fault_of(place: Place, receipt: dict[str, Any]) -> str | None:
     if place is Place.COLD:
         return f"reused {told} tokens" if any(found.values()) else None
     wanted = receipt["prompt_tokens"] - TAIL
-    source = Place.SSD if place is Place.SSD_PAGE_CACHE else place
+    source = Place.SSD if place is Place.SSD_PARKED else place
     return None if found[source] == wanted else f"reused {told} of {wanted} tokens"
 
 
-def drop_page_cache(folder: Path) -> None:
-    """Have the system forget its copies of the files in ``folder``, so that a read is the disk's.
-
-    Only clean pages can be dropped: the files are synced first.
-    """
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(file)
-
-
-def summarize(samples: Sequence[Sample], lengths: Sequence[int]) -> list[dict[str, Any]]:
+def summarize(
+    samples: Sequence[Sample], raw: Sequence[RawRead], lengths: Sequence[int]
+) -> list[dict[str, Any]]:
     """A row a length: time to first token and load by place, and the ratios. Pure."""
     rows = []
     for length in lengths:
@@ -170,15 +190,18 @@ def summarize(samples: Sequence[Sample], lengths: Sequence[int]) -> list[dict[st
         ttft = {p: Spread.of([s.ttft for s in good if s.place is p]) for p in Place}
         load = {p: Spread.of([s.load_s for s in good if s.place is p]) for p in Place}
         loaded = max((s.bytes_loaded for s in good), default=0)
+        bare = Spread.of([r.seconds for r in raw if r.prompt_tokens == length])
         rows.append(
             {
                 "prompt_tokens": length,
                 "ttft_s": {p: s and asdict(s) for p, s in ttft.items()},
                 "load_s": {p: s and asdict(s) for p, s in load.items()},
                 "bytes_loaded": loaded,
+                "bare_disk_s": bare and asdict(bare),
                 "ssd_over_device": ratio(ttft[Place.SSD], ttft[Place.DEVICE]),
                 "dram_over_device": ratio(ttft[Place.DRAM], ttft[Place.DEVICE]),
-                "page_cache_over_device": ratio(ttft[Place.SSD_PAGE_CACHE], ttft[Place.DEVICE]),
+                "parked_over_device": ratio(ttft[Place.SSD_PARKED], ttft[Place.DEVICE]),
+                "load_over_bare_disk": ratio(load[Place.SSD], bare),
                 "cold_over_ssd": ratio(ttft[Place.COLD], ttft[Place.SSD]),
             }
         )
@@ -205,26 +228,33 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
         ["prompt tokens", *Place],
         [[str(r["prompt_tokens"]), *[spread(r, "ttft_s", p) for p in Place]] for r in rows],
     )
-    names = ("ssd_over_device", "dram_over_device", "page_cache_over_device", "cold_over_ssd")
+    names = (
+        "ssd_over_device",
+        "parked_over_device",
+        "dram_over_device",
+        "load_over_bare_disk",
+        "cold_over_ssd",
+    )
     ratios = table(
         ["prompt tokens", *[name.replace("_over_", "/") for name in names]],
         [[str(r["prompt_tokens"]), *[times(r[name]) for name in names]] for r in rows],
     )
-    loading = (Place.DRAM, Place.SSD, Place.SSD_PAGE_CACHE)
+    loading = (Place.DRAM, Place.SSD, Place.SSD_PARKED)
     loads = table(
-        ["prompt tokens", "MiB loaded", *loading],
+        ["prompt tokens", "MiB loaded", *loading, "bare disk"],
         [
             [
                 str(r["prompt_tokens"]),
                 f"{r['bytes_loaded'] / 2**20:.0f}",
                 *[spread(r, "load_s", p) for p in loading],
+                spread_ms(r["bare_disk_s"] and Spread(**r["bare_disk_s"])),
             ]
             for r in rows
         ],
     )
     return (
         f"Time to first token, ms: median (min–max)\n{ttft}\n\nRatios of the medians\n{ratios}\n\n"
-        f"Loading alone, as receipts say it, ms\n{loads}"
+        f"Loading alone, as receipts say it, and the bare disk reading as much, ms\n{loads}"
     )
 
 
@@ -254,7 +284,7 @@ def main() -> None:
         bench = Bench(server, home / "store", lengths)
         with running(server):
             bench.run(repeats)
-    rows = summarize(bench.samples, lengths)
+    rows = summarize(bench.samples, bench.raw, lengths)
     goals = wanted(rows[-1]) if not options.quick else {}
     print(f"\n{draw(rows)}\n")
     for goal, met in goals.items():
@@ -270,6 +300,7 @@ def main() -> None:
             "wanted": goals,
             "lengths": rows,
             "samples": [asdict(sample) for sample in bench.samples],
+            "bare_disk": [asdict(read) for read in bench.raw],
         },
     )
 

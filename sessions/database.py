@@ -1,27 +1,48 @@
 """The session database: opened, migrated, and used one transaction at a time."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sessions import migrations, sqlite
+from sessions import migrations, postgresql, sqlite
+from sessions.outage import Outage
 from sessions.repository import SessionRepository
-from sessions.types import StateUnavailable
+from sessions.sqlite_connection import OneTripConnection
+from sessions.sqlite_unit import driver_of, run_there
+from sessions.types import OutcomeUnknown, StateUnavailable
 
 _log = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0
+"""How often a database that cannot be reached is tried."""
+TRIES: Final = 4
+"""Of a unit of work that others get in the way of."""
+
+Result = TypeVar("Result")
 
 
 class Database:
     """Durable state of all sessions. Used on one event loop, by any number of tasks."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self, engine: AsyncEngine, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
+        # SQLite has one connection here: units have their turn one after the other.
+        self._alone = engine.dialect.name == "sqlite"
+        self._turn = asyncio.Lock()
+        self._driver: OneTripConnection | None = None
+        self._unreachable = Outage(RETRY_S, monotonic)
         self._healthy = True
         self._faults = 0
 
@@ -30,27 +51,85 @@ class Database:
         """Units of work that the database failed since it was opened."""
         return self._faults
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the last unit of work went well."""
+        return self._healthy
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SessionRepository]:
-        """One unit of work: committed when the block ends, undone when it raises.
+        """``begin``, with the repository that most units of work need."""
+        async with self.begin() as connection:
+            yield SessionRepository(connection)
 
-        Raises StateUnavailable for whatever the database does: locked, full, damaged, gone. Waits
-        a bounded time for its turn. Do nothing slow inside: other units wait for this one.
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """One unit of work: committed when the block ends, undone when it raises. Every repository
+        is made on the connection, so that one unit may change rows of several.
+
+        Raises StateUnavailable for whatever the database does: locked, full, damaged, gone;
+        OutcomeUnknown when it did so while it committed. Waits a bounded time for its turn. Do
+        nothing slow inside: other units wait for this one.
         """
-        try:
-            async with self._engine.begin() as connection:
-                yield SessionRepository(connection)
-        except (DBAPIError, PoolTimeout) as error:
-            self._failed(error)
-            raise StateUnavailable("The session database is unavailable.") from error
-        if not self._healthy:
-            self._healthy = True
-            _log.info("the session database works again")
+        with self._noted() as progress:
+            async with self._connected() as connection, connection.begin():
+                yield connection
+                progress.commits = True
 
-    async def migrate(self) -> None:
+    async def run(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        in_order: Callable[[], None] | None = None,
+    ) -> Result:
+        """``work`` as one unit, and its result. Where the database undoes it for the sake of
+        another unit that runs at once, it runs again, at most ``TRIES`` times in all. It may wait
+        for nothing but its connection, and change nothing but rows and what is its own: SQLite
+        runs it in a thread.
+
+        ``in_order`` is called, perhaps more than once, where the database is this process's alone
+        and gives its units a turn one after the other: when this one has its turn. Every unit that
+        is asked for from then on finds it done, or finds that the database failed. Raises as
+        ``begin`` does."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._run_once(work, in_order)
+            except StateUnavailable as error:
+                if not _may_run_again(error.__cause__):
+                    raise
+        return await self._run_once(work, in_order)
+
+    async def _run_once(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        in_order: Callable[[], None] | None,
+    ) -> Result:
+        if not self._alone:
+            async with self.begin() as connection:
+                return await work(connection)
+
+        async def noting(connection: AsyncConnection) -> Result:
+            result = await work(connection)
+            progress.commits = True
+            return result
+
+        with self._noted() as progress:
+            async with self._in_turn():
+                driver = self._driver
+                if driver is None or not driver.is_open:
+                    async with self._reached() as connection:
+                        driver = self._driver = await driver_of(connection)
+                if in_order is not None:
+                    in_order()
+                return await run_there(driver, noting)
+
+    async def migrate(self, url: URL) -> None:
         """Bring the schema to this version's. Raises StateUnavailable."""
+        server = url.get_backend_name() == "postgresql"
+        engine = postgresql.create_migrator(url) if server else self._engine
         try:
-            async with self._engine.begin() as connection:
+            async with engine.begin() as connection:
+                if server:
+                    await postgresql.lock_migrations(connection)
                 await connection.run_sync(migrations.upgrade)
         except DBAPIError as error:
             raise StateUnavailable(f"The session database cannot be used: {error.orig}") from error
@@ -58,12 +137,65 @@ class Database:
             raise StateUnavailable(
                 "The session database was written by a newer version of Valet."
             ) from error
+        finally:
+            if engine is not self._engine:
+                await engine.dispose()
 
     async def close(self) -> None:
-        """Close the file. Call it when no unit of work runs."""
+        """Close every connection. Call it when no unit of work runs."""
         await self._engine.dispose()
 
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        async with self._in_turn(), self._reached() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """One at a time, in order, where there is one connection."""
+        if not self._alone:
+            yield
+            return
+        try:
+            async with asyncio.timeout(sqlite.WAIT_S if self._turn.locked() else None):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise PoolTimeout("the database had no time") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @asynccontextmanager
+    async def _reached(self) -> AsyncIterator[AsyncConnection]:
+        if not self._unreachable.admits():
+            raise StateUnavailable("The session database is unavailable.")
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._engine.connect())
+            except DBAPIError:
+                self._unreachable.failed()
+                raise
+            self._unreachable.ended()
+            yield connection
+
+    @contextmanager
+    def _noted(self) -> Iterator["_Progress"]:
+        """How a unit went; what the database raises becomes the caller's error."""
+        progress = _Progress()
+        try:
+            yield progress
+        except (DBAPIError, PoolTimeout) as error:
+            self._failed(error)
+            failure = OutcomeUnknown if progress.commits else StateUnavailable
+            raise failure("The session database is unavailable.") from error
+        if not self._healthy:
+            self._healthy = True
+            _log.info("the session database works again")
+
     def _failed(self, error: DBAPIError | PoolTimeout) -> None:
+        if _may_run_again(error):
+            return
         self._faults += 1
         if self._healthy:
             self._healthy = False
@@ -71,8 +203,16 @@ class Database:
             _log.warning("the session database failed, requests go on without it: %s", cause)
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far a unit is."""
+
+    commits: bool = False
+
+
 async def open_database(url: str) -> Database:
-    """Open ``url`` (``sqlite:///PATH``), creating and migrating it as needed.
+    """Open ``url`` (``sqlite:///PATH`` or ``postgresql+asyncpg://…``), migrating it as needed; a
+    file is made when there is none.
 
     Raises StateUnavailable when it cannot be opened; the message says why.
     """
@@ -80,15 +220,27 @@ async def open_database(url: str) -> Database:
         parsed = make_url(url)
     except ArgumentError:
         raise StateUnavailable("The database URL is not one.") from None
-    if parsed.get_backend_name() != "sqlite":
-        raise StateUnavailable(f"No support for the database {parsed.get_backend_name()!r}.")
     try:
-        database = Database(sqlite.create_engine(parsed))
+        database = Database(_create_engine(parsed))
     except OSError as error:
         raise StateUnavailable(f"The session database cannot be opened: {error}") from error
     try:
-        await database.migrate()
+        await database.migrate(parsed)
     except BaseException:
         await database.close()
         raise
     return database
+
+
+def _create_engine(url: URL) -> AsyncEngine:
+    match url.get_backend_name():
+        case "sqlite":
+            return sqlite.create_engine(url)
+        case "postgresql":
+            return postgresql.create_engine(url)
+        case other:
+            raise StateUnavailable(f"No support for the database {other!r}.")
+
+
+def _may_run_again(error: BaseException | None) -> bool:
+    return isinstance(error, DBAPIError) and postgresql.may_run_again(error)

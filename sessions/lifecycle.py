@@ -4,15 +4,17 @@ Every change of state in Valet is made here, through ``check_transition``.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cache_tiers.hints import SessionKv
 from cache_tiers.types import Tier
-from sessions.types import Session, SessionState, Turn, check_transition
+from sessions.types import Lineage, Session, SessionState, Terms, Turn, check_transition
 
 
-def created(tenant: str, session_id: str, model: str, now: datetime) -> Session:
-    """A session before its first turn."""
+def created(
+    tenant: str, session_id: str, model: str, now: datetime, lineage: Lineage | None = None
+) -> Session:
+    """A session before its first turn; with a lineage, a fork."""
     return Session(
         id=session_id,
         tenant=tenant,
@@ -21,9 +23,12 @@ def created(tenant: str, session_id: str, model: str, now: datetime) -> Session:
         created_at=now,
         last_active_at=now,
         turns=0,
-        tokens=0,
+        tokens=lineage.tokens if lineage else 0,
         fingerprint="",
         running=0,
+        parent_id=lineage.parent_id if lineage else None,
+        parent_turn=lineage.parent_turn if lineage else None,
+        base_tokens=lineage.tokens if lineage else 0,
     )
 
 
@@ -33,11 +38,24 @@ def moved(session: Session, state: SessionState) -> Session:
     return replace(session, state=state)
 
 
-def turn_begun(session: Session, model: str, now: datetime) -> Session:
-    """One more turn runs."""
+def kept(session: Session, terms: Terms) -> Session:
+    """The session with the time that it expires at, counted from its last activity."""
+    ttl_s = terms.ttl_s if session.ttl_s is None else session.ttl_s
+    return replace(session, expires_at=_later(session.last_active_at, ttl_s))
+
+
+def expired(session: Session, terms: Terms, now: datetime) -> Session:
+    """An idle or parked session whose time is over. Raises IllegalTransition."""
+    after = moved(session, SessionState.EXPIRED)
+    return replace(after, expires_at=_later(now, terms.retention_s))
+
+
+def turn_begun(session: Session, model: str, instance: str, now: datetime) -> Session:
+    """One more turn runs, served by ``instance``."""
     return replace(
         moved(session, SessionState.ACTIVE),
         model=model,
+        instance=instance,
         last_active_at=now,
         running=session.running + 1,
     )
@@ -56,14 +74,15 @@ def turn_ended(session: Session, turn: Turn, fingerprint: str) -> Session:
     )
     if turn.receipt:
         tokens = turn.prompt_tokens + turn.output_tokens
-        after = replace(after, tokens=tokens, fingerprint=fingerprint)
+        after = replace(after, tokens=tokens, fingerprint=fingerprint, head_turn=turn.number)
     return after if after.running else moved(after, SessionState.IDLE)
 
 
-def interrupted(session: Session) -> Session:
-    """The session after the process that ran its turns has died: they have all ended."""
-    after = replace(session, turns=session.turns + session.running, running=0)
-    return moved(after, SessionState.IDLE) if session.state is SessionState.ACTIVE else after
+def interrupted(session: Session, ended: int) -> Session:
+    """The session after a process has died that ran ``ended`` of its turns; idle when no other
+    process runs one."""
+    after = replace(session, turns=session.turns + ended, running=session.running - ended)
+    return after if after.running else moved(after, SessionState.IDLE)
 
 
 def rested(session: Session, kv: SessionKv | None) -> Session:
@@ -80,3 +99,7 @@ def _only_on_ssd(kv: SessionKv) -> bool:
     tokens = kv.tokens_by_tier
     above = tokens.get(Tier.DEVICE, 0) + tokens.get(Tier.DRAM, 0)
     return above == 0 and tokens.get(Tier.SSD, 0) > 0
+
+
+def _later(time: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else time + timedelta(seconds=seconds)

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from sessions.identity import is_session_id
-from sessions.types import InvalidCursor, Session, Turn
+from sessions.types import AuditRow, InvalidCursor, Session, Turn
+from sessions.upkeep.events import Event
 
 MAX_PAGE = 100
 """Items on one page at most; a larger limit is cut to it."""
@@ -51,23 +52,53 @@ def turn_cursor(turn: Turn) -> str:
     return _encode(str(turn.number))
 
 
+def audit_cursor(row: AuditRow) -> str:
+    """The place after ``row``."""
+    return _encode(f"{row.at.isoformat()} {row.id}")
+
+
+def event_cursor(event: Event) -> str:
+    """The place after ``event``."""
+    return _encode(str(event.id))
+
+
 def after_session(cursor: str) -> tuple[datetime, str]:
     """Creation time and id of the last session seen. Raises InvalidCursor."""
     created, _, session_id = _decode(cursor).partition(" ")
-    try:
-        created_at = datetime.fromisoformat(created)
-    except ValueError:
-        raise InvalidCursor(_UNKNOWN) from None
-    # The first and the last year may leave the calendar when moved to another time zone.
-    in_calendar = created_at.tzinfo is not None and 1 < created_at.year < 9999
-    if not in_calendar or not is_session_id(session_id):
+    created_at = _time(created)
+    if not is_session_id(session_id):
         raise InvalidCursor(_UNKNOWN)
     return created_at, session_id
 
 
 def before_turn(cursor: str) -> int:
     """Number of the last turn seen. Raises InvalidCursor."""
-    text = _decode(cursor)
+    return _number(_decode(cursor))
+
+
+def before_event(cursor: str) -> int:
+    """Id of the last event seen. Raises InvalidCursor."""
+    return _number(_decode(cursor))
+
+
+def before_audit(cursor: str) -> tuple[datetime, int]:
+    """Time and id of the last audit row seen. Raises InvalidCursor."""
+    at, _, row_id = _decode(cursor).partition(" ")
+    return _time(at), _number(row_id)
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidCursor(_UNKNOWN) from None
+    # The first and the last year may leave the calendar when moved to another time zone.
+    if time.tzinfo is None or not 1 < time.year < 9999:
+        raise InvalidCursor(_UNKNOWN)
+    return time
+
+
+def _number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_NUMBER:
         raise InvalidCursor(_UNKNOWN)
     return int(text)

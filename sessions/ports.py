@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Protocol
 
-from cache_tiers.hints import Dropped, Prefetched, SessionKv
+from cache_tiers.hints import BrokenPin, Dropped, Pinned, Prefetched, SessionKv, TenantBytes
 from cache_tiers.types import SessionKey, Tier
 
 
@@ -19,6 +19,20 @@ class KvControl(Protocol):
     async def drop(self, session: SessionKey) -> Dropped: ...
 
     async def held_sessions(self) -> list[SessionKv]: ...
+
+    async def pin(self, session: SessionKey, tier: Tier, ttl_s: int) -> Pinned: ...
+
+    async def unpin(self, session: SessionKey, tier: Tier | None) -> None: ...
+
+    async def take_broken(self) -> list[BrokenPin]: ...
+
+    async def fork(
+        self, parent: SessionKey, child: SessionKey, tokens: int | None
+    ) -> SessionKv: ...
+
+    async def truncate(self, session: SessionKey, tokens: int) -> SessionKv: ...
+
+    async def usage(self) -> list[TenantBytes]: ...
 
 
 class Clock(Protocol):

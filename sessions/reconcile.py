@@ -7,10 +7,11 @@ from cache_tiers.hints import SessionKv
 from cache_tiers.types import SessionKey
 from sessions.database import Database
 from sessions.identity import parse_session_key
-from sessions.lifecycle import interrupted, rested
+from sessions.lifecycle import rested
 from sessions.ports import Clock, KvControl
 from sessions.repository import SessionRepository
-from sessions.types import Session, SessionState
+from sessions.types import AuditAction, Session, SessionState
+from sessions.upkeep.instances import end_turns_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Reconciled:
     """Those whose KV could not be dropped; the next start tries again."""
 
 
-async def reconcile(database: Database, kv: KvControl, clock: Clock) -> Reconciled:
+async def reconcile(database: Database, kv: KvControl, clock: Clock, instance: str) -> Reconciled:
     """See ``SessionService.reconcile``."""
     held: dict[_Name, SessionKv] = {}
     unknown: list[SessionKey] = []
@@ -42,20 +43,27 @@ async def reconcile(database: Database, kv: KvControl, clock: Clock) -> Reconcil
             held[parse_session_key(session_kv.session)] = session_kv
         except ValueError:
             unknown.append(session_kv.session)
+    # Sessions of the time before there were instances are this one's too.
+    mine = {instance, ""}
     async with database.transaction() as repo:
-        stopped = await repo.in_states({SessionState.ACTIVE, SessionState.RESUMING})
-        for session in stopped:
-            await repo.abort_turns(session.tenant, session.id, clock())
-        known = {_name(session): session for session in await repo.find_all(list(held))}
-        unsettled = [interrupted(session) for session in stopped]
-        unsettled += [s for s in known.values() if s.state is SessionState.IDLE]
-        settled = [await _settle(repo, session, held) for session in unsettled]
+        aborted = await end_turns_of(repo.connection, mine, clock())
+        stopped = set(aborted)
+        known = {_name(session): session for session in await repo.find_all([*held, *stopped])}
+        for session in await repo.in_states({SessionState.RESUMING}, mine):
+            known[_name(session)] = session
+            stopped.add(_name(session))
+        settled = [
+            await _settle(repo, session, held)
+            for session in known.values()
+            if session.instance in mine
+            and session.state in (SessionState.IDLE, SessionState.RESUMING)
+        ]
     unknown += [kv.session for name, kv in held.items() if name not in known]
-    failed_drops = await _drop(kv, unknown)
+    failed_drops = await _drop(database, kv, clock, unknown)
     report = Reconciled(
-        aborted_turns=sum(session.running for session in stopped),
+        aborted_turns=len(aborted),
         parked=sum(session.state is SessionState.PARKED for session in settled),
-        idle=sum(session.state is SessionState.IDLE for session in settled[: len(stopped)]),
+        idle=sum(s.state is SessionState.IDLE and _name(s) in stopped for s in settled),
         dropped=len(unknown) - failed_drops,
         failed_drops=failed_drops,
     )
@@ -75,15 +83,26 @@ async def _settle(
     return after
 
 
-async def _drop(kv: KvControl, keys: list[SessionKey]) -> int:
-    """How many of ``keys`` could not be dropped."""
+async def _drop(database: Database, kv: KvControl, clock: Clock, keys: list[SessionKey]) -> int:
+    """How many of ``keys`` could not be dropped. Those that could have their audit row."""
     failed = 0
     for key in keys:
         try:
-            await kv.drop(key)
+            dropped = await kv.drop(key)
         except Exception:  # noqa: BLE001 - logged, below, and whatever the engine raises
             # Unwanted KV costs room until the next start; it is no reason not to start.
             failed += 1
             if failed == 1:
                 _log.exception("KV of a session that the database does not know stays for now")
+            continue
+        # One by one, so that a database that fails ends the dropping with it.
+        async with database.transaction() as repo:
+            await repo.add_audit(AuditAction.KV_DROPPED, *_owner(key), dropped, clock())
     return failed
+
+
+def _owner(key: SessionKey) -> _Name:
+    try:
+        return parse_session_key(key)
+    except ValueError:
+        return "", key

@@ -1,16 +1,18 @@
-"""Everything that is SQLite's own: its pragmas, its transactions, its files, its one statement.
+"""Everything that is SQLite's own: its pragmas, its transactions, its files.
 
-Another database gets a module like this one, and ``database.py`` chooses.
+Another database has a module like this one, and ``database.py`` chooses.
 """
 
 import os
+import sqlite3
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Table, event
-from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from sessions.sqlite_connection import OneTripConnection
 
 WAIT_S = 5.0
 """How long a transaction waits for its turn: within this process, and again for another's lock."""
@@ -33,8 +35,19 @@ def create_engine(url: URL) -> AsyncEngine:
     """
     if url.database and url.database != ":memory:":
         _make_private(Path(url.database))
+    path = url.database or ":memory:"
+
+    async def connect() -> OneTripConnection:
+        connection = OneTripConnection(lambda: sqlite3.connect(path), 64)
+        connection._thread.daemon = True
+        await connection
+        return connection
+
     engine = create_async_engine(
         url.set(drivername="sqlite+aiosqlite"),
+        async_creator=connect,
+        # Every unit of work ends with a commit or a rollback of its own.
+        pool_reset_on_return=None,
         poolclass=AsyncAdaptedQueuePool,
         pool_size=1,
         max_overflow=0,
@@ -46,12 +59,6 @@ def create_engine(url: URL) -> AsyncEngine:
     return engine
 
 
-def insert_new(table: Table) -> Insert:
-    """An INSERT that leaves an existing row of the same key alone. SQL has no common form of it;
-    PostgreSQL's has the same name in SQLAlchemy."""
-    return insert(table).on_conflict_do_nothing()
-
-
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
@@ -60,6 +67,9 @@ def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    if isinstance(driver, OneTripConnection) and driver.is_unended:
+        connection.exec_driver_sql("ROLLBACK")
     # Taking the lock at once: a transaction that reads first and then finds the database locked
     # cannot wait, only fail.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,9 +1,15 @@
-"""What tests of several kinds share: one real server for all that do not need their own."""
+"""What tests of several kinds share: one real server for all that do not need their own, and the
+databases that several API processes share."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.services.postgresql import PostgresServer, some_postgres
+from tests.services.redis_server import some_redis
+from tests.state_database import Backend, SqliteBackend
 from tests.valet_process import ValetProcess
 
 
@@ -13,3 +19,36 @@ def valet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
     with ValetProcess(tmp_path_factory.mktemp("shared") / "home") as server:
         yield server
         assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def own_servers() -> bool:
+    """Whether the tests start PostgreSQL and Redis themselves, whatever else is there."""
+    return os.environ.get("VALET_TEST_OWN_SERVERS") == "1"
+
+
+@pytest.fixture(scope="session")
+def postgres(own_servers: bool) -> Iterator[PostgresServer]:
+    """A PostgreSQL server, for databases of one's own."""
+    with some_postgres(own=own_servers) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgres: PostgresServer) -> str:
+    """One database, shared by all that ask for it; made empty."""
+    return postgres.create_database()
+
+
+@pytest.fixture(scope="session")
+def redis_url(own_servers: bool) -> Iterator[str]:
+    """One database of a Redis server, shared by all that ask for it; made empty."""
+    with some_redis(own=own_servers) as url:
+        yield url
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Backend:
+    """An empty session database. Tests below ``integration/postgresql`` have another one under
+    this name."""
+    return SqliteBackend(tmp_path / "state.db")

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ import psutil
 REPOSITORY = Path(__file__).parents[1]
 MODELS = REPOSITORY / "build" / "test-models"
 """The default model, made once and shared by every home of the tests."""
-START_S = 180
+START_S = 300
 STOP_S = 60
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -39,6 +39,8 @@ class ValetProcess:
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    program: Sequence[str] = ("app", "serve")
+    """A module and its arguments."""
 
     @property
     def url(self) -> str:
@@ -73,7 +75,7 @@ class ValetProcess:
         began = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
+                [sys.executable, "-m", *self.program],
                 cwd=REPOSITORY,
                 env=clean | settings,
                 stdout=log,
@@ -106,7 +108,8 @@ class ValetProcess:
         self.process.kill()
         self.process.wait(STOP_S)
         self.process = None
-        _, alive = psutil.wait_procs(children, timeout=30)
+        # An engine has 10 s to close its store and is killed then; a busy disk delays even that.
+        _, alive = psutil.wait_procs(children, timeout=STOP_S)
         for process in alive:
             process.kill()
         assert not alive, f"processes outlived the server: {alive}"

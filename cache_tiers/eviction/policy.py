@@ -17,11 +17,27 @@ class Candidate:
     """Seconds of the store's clock at the latest read or write of any of its chunks."""
     chunks: int
     """Chunks lost by evicting it."""
+    live_bytes: int = 0
+    """What those chunks take; the rest of ``bytes`` is of no use to anybody."""
+    superseded_bytes: int = 0
+    """Of ``live_bytes``, what no history needs any more."""
+    pinned_bytes: int = 0
+    """Of ``live_bytes``, what somebody has a lease on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to evict."""
+
+    candidate: Candidate
+    copy_forward: bool
+    """Whether chunks of it are worth writing again elsewhere first: those that are pinned or, where
+    none is, those that are not superseded."""
 
 
 class EvictionPolicy(Protocol):
     """Pure: the same candidates give the same answer, on any thread."""
 
-    def choose(self, candidates: Iterable[Candidate]) -> Candidate | None:
+    def choose(self, candidates: Iterable[Candidate]) -> Choice | None:
         """The one to evict first; None only when there is no candidate."""
         ...

@@ -4,6 +4,7 @@ Every method may raise OSError and nothing else. A file is named by its descript
 follows a symbolic link at the last path component; files are made 0600 and folders 0700.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -14,8 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cache_tiers.ssd.aligned import aligned
+from cache_tiers.ssd.extent import PAGE_BYTES
+
 _BUFFERS_PER_CALL = 512
 """Linux takes at most 1024 buffers in one preadv or pwritev."""
+_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_LATEST_S = 2.0**33
+"""The year 2242."""
+PROBE = ".direct-io-probe"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,8 @@ class Entry:
     """Size as ``stat`` has it."""
     modified_at: float
     """Seconds since the epoch."""
+    disk_bytes: int
+    """What the medium gives it, room allocated ahead included."""
 
 
 class Files(Protocol):
@@ -52,7 +65,11 @@ class Files(Protocol):
         """Open a new file for reading and writing; FileExistsError when there is one."""
         ...
 
-    def open(self, path: Path, *, writable: bool) -> int: ...
+    def open(self, path: Path, *, writable: bool, direct: bool = False) -> int:
+        """Open a file. ``direct``: past the page cache, so that every buffer, size and offset must
+        be whole pages; OSError (EINVAL) where the filesystem has no such way: see
+        ``probe_direct``."""
+        ...
 
     def size(self, file: int) -> int: ...
 
@@ -65,6 +82,12 @@ class Files(Protocol):
         ...
 
     def truncate(self, file: int, size: int) -> None: ...
+
+    def allocate(self, file: int, size: int) -> None:
+        """Make the file at least ``size`` bytes long, with room on the medium for all of them; what
+        is new reads as zeros. Where the filesystem cannot promise the room, only its size grows.
+        After a failure the file may have grown a part of the way."""
+        ...
 
     def sync(self, file: int) -> None:
         """Return when the file's content would survive a loss of power."""
@@ -85,6 +108,10 @@ class Files(Protocol):
     def remove(self, path: Path) -> None: ...
 
     def remove_folder(self, path: Path) -> None: ...
+
+    def free_bytes(self, path: Path) -> int:
+        """What may still be written to the filesystem that ``path`` is on."""
+        ...
 
 
 class OsFiles:
@@ -113,6 +140,7 @@ class OsFiles:
                         stat.S_ISDIR(status.st_mode),
                         status.st_size,
                         status.st_mtime,
+                        status.st_blocks * 512,
                     )
                 )
         return found
@@ -129,8 +157,9 @@ class OsFiles:
     def create(self, path: Path) -> int:
         return _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
-    def open(self, path: Path, *, writable: bool) -> int:
-        return _open(path, os.O_RDWR if writable else os.O_RDONLY)
+    def open(self, path: Path, *, writable: bool, direct: bool = False) -> int:
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        return _open(path, flags | os.O_DIRECT if direct else flags)
 
     def size(self, file: int) -> int:
         return os.fstat(file).st_size
@@ -143,6 +172,15 @@ class OsFiles:
 
     def truncate(self, file: int, size: int) -> None:
         os.ftruncate(file, size)
+
+    def allocate(self, file: int, size: int) -> None:
+        try:
+            _fallocate(file, size)
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+            if os.fstat(file).st_size < size:
+                os.ftruncate(file, size)
 
     def sync(self, file: int) -> None:
         os.fdatasync(file)
@@ -158,6 +196,8 @@ class OsFiles:
             os.close(file)
 
     def set_modified(self, path: Path, at: float) -> None:
+        # A file that was tampered with may say any time, also one that no filesystem can.
+        at = min(max(at, 0.0), _LATEST_S)
         os.utime(path, (at, at), follow_symlinks=False)
 
     def replace(self, source: Path, target: Path) -> None:
@@ -169,19 +209,54 @@ class OsFiles:
     def remove_folder(self, path: Path) -> None:
         path.rmdir()
 
+    def free_bytes(self, path: Path) -> int:
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
 
 def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # O_NONBLOCK: opening a pipe put in a file's place would wait for its other end.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+
+def _fallocate(file: int, size: int) -> None:
+    """The system call itself: where the filesystem cannot, os.posix_fallocate would write a byte
+    into every block instead."""
+    while _libc.fallocate(file, 0, 0, size):
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 @contextmanager
-def opened(files: Files, path: Path, *, writable: bool) -> Iterator[int]:
+def opened(files: Files, path: Path, *, writable: bool, direct: bool = False) -> Iterator[int]:
     """An open descriptor, closed on the way out."""
-    file = files.open(path, writable=writable)
+    file = files.open(path, writable=writable, direct=direct)
     try:
         yield file
     finally:
         files.close(file)
+
+
+def probe_direct(files: Files, folder: Path) -> bool:
+    """Whether files in ``folder`` can be read and written directly in units of a page: tried on a
+    scratch file, because a filesystem may open a file so and then refuse every transfer. False
+    for a disk that fails, too."""
+    path = folder / PROBE
+    page, back = aligned(PAGE_BYTES), aligned(PAGE_BYTES)
+    page[:] = bytes(range(256)) * (PAGE_BYTES // 256)
+    try:
+        remove_if_there(files, path)
+        files.close(files.create(path))
+        try:
+            with opened(files, path, writable=True, direct=True) as file:
+                write_fully(files, file, [page], PAGE_BYTES)
+                read = read_fully(files, file, [back], PAGE_BYTES)
+        finally:
+            files.remove(path)
+    except OSError:
+        return False
+    return read == PAGE_BYTES and back == page
 
 
 def read_fully(files: Files, file: int, into: Sequence[memoryview], offset: int) -> int:

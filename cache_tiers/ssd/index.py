@@ -1,79 +1,335 @@
-"""What is where, in memory."""
+"""What is where, in memory: a snapshot, and what changed since."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from cache_tiers.ssd.journal import Put
-from cache_tiers.ssd.segment import Segment
-from cache_tiers.types import ChunkKey
+import numpy as np
 
+from cache_tiers.ssd.extent import Extent
+from cache_tiers.ssd.journal import MOST_KEY_BYTES, Put
+from cache_tiers.ssd.sealer import Keys
+from cache_tiers.ssd.snapshot import Contents, Snapshot
+from cache_tiers.types import ChunkKey, Standing
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Location:
-    """Where one chunk is, and the xxh3_128 that its bytes must have."""
-
-    segment: Segment
-    slot: int
-    digest: bytes
+_MARKED_AT_ONCE = 1_000
+"""So that nobody waits long for the lock."""
 
 
 class Index:
-    """From key to location. A key is in one place at most, and a segment's ``live`` says what of
-    it is indexed. Thread safe; the lock is never held longer than the keys of one call take."""
+    """From key to extent. A key is in one place at most. Keys have 1 to 64 bytes.
 
-    def __init__(self) -> None:
+    Any thread. ``in``, ``find`` and ``len`` take no lock; the others take one, never for longer
+    than what they change needs. A chunk is *known* until it is forgotten; one whose data key was
+    destroyed is known, for its pages are taken, but not found.
+    """
+
+    def __init__(self, keys: Keys, base: Snapshot | None = None) -> None:
         self._lock = threading.Lock()
-        self._places: dict[ChunkKey, Location] = {}
+        self._owners = keys.owners
+        self._kept = keys.kept
+        # Lookups read this once: what they see then is one state, also when a rebase comes between.
+        self._state = _State(base or Snapshot.empty())
 
     def __len__(self) -> int:
-        return len(self._places)
+        """Chunks known."""
+        return self._state.chunks
 
     def __contains__(self, key: ChunkKey) -> bool:
-        return key in self._places
+        state = self._state
+        extent = state.added.get(key)
+        if extent is None:
+            base = state.base
+            number = base.number(key)
+            if number >= 0 and not state.dead[number]:
+                return base.owner(number) in self._owners or base.nonce(number) in self._kept
+            # It may have been on its way from the base to here.
+            extent = state.added.get(key)
+            if extent is None:
+                return False
+        return extent.seal.owner in self._owners or extent.seal.nonce in self._kept
 
-    def use(self, keys: Sequence[ChunkKey], now: float) -> list[Location | None]:
-        """Where each key is; their segments count as used at ``now``."""
+    def find(self, keys: Sequence[ChunkKey]) -> list[Extent | None]:
+        """Where each chunk is, of those that can be opened."""
+        return [self._openable(key) for key in keys]
+
+    def live(self, segment: int) -> tuple[int, int]:
+        """Known chunks of a segment, and the pages they take."""
         with self._lock:
-            places = [self._places.get(key) for key in keys]
-            for place in places:
-                if place is not None:
-                    place.segment.last_used = max(place.segment.last_used, now)
-            return places
+            held = self._state.segments.get(segment)
+            return (held.chunks, held.pages) if held else (0, 0)
 
-    def add(self, segment: Segment, puts: Iterable[Put]) -> None:
-        """Of two places for one key the later holds."""
+    def mark(self, keys: Sequence[ChunkKey], standing: Standing) -> None:
+        """Give known chunks another standing, which they keep until they are forgotten."""
+        for start in range(0, len(keys), _MARKED_AT_ONCE):
+            with self._lock:
+                for key in keys[start : start + _MARKED_AT_ONCE]:
+                    self._state.mark(key, standing)
+
+    def pages_of(self, segment: int, standing: Standing) -> int:
+        """Pages that a segment's chunks of this standing take; not for ORDINARY."""
         with self._lock:
-            for put in puts:
-                self._forget(put.key)
-                self._places[put.key] = Location(segment, put.slot, put.digest)
-                segment.live[put.slot] = put.key
+            held = self._state.segments.get(segment)
+            return held.pages_by[standing] if held else 0
 
-    def forget(self, keys: Iterable[ChunkKey]) -> list[Location]:
-        """Where the chunks were that were held."""
+    def standings(self, segment: int) -> dict[ChunkKey, Standing]:
+        """Of a segment's chunks, those that are not ORDINARY."""
         with self._lock:
-            places = [self._forget(key) for key in keys]
-            return [place for place in places if place is not None]
+            held = self._state.segments.get(segment)
+            return {key: standing for key, (standing, _) in held.marks.items()} if held else {}
 
-    def forget_place(self, key: ChunkKey, place: Location) -> bool:
+    def of_segment(self, segment: int) -> list[Put]:
+        """Known chunks of a segment, by page."""
+        with self._lock:
+            state = self._state
+            added, dead = state.added_in(segment), state.dead_in(segment)
+        return _by_page(state.base, segment, dead, added)
+
+    def add(self, segment: int, puts: Iterable[Put]) -> list[Put]:
+        """Chunks of one segment; of two places for one key the later holds: returns those that do
+        not. A key of another size than the index takes is not added."""
+        replaced = []
+        with self._lock:
+            for key, extent in puts:
+                if extent.segment == segment and 0 < len(key) <= MOST_KEY_BYTES:
+                    before = self._state.put(key, extent)
+                    if before is not None and _place(before) != _place(extent):
+                        replaced.append((key, before))
+        return replaced
+
+    def forget(self, keys: Iterable[ChunkKey]) -> list[Put]:
+        """Those that were known."""
+        with self._lock:
+            taken = [(key, self._state.take(key)) for key in keys]
+        return [(key, extent) for key, extent in taken if extent is not None]
+
+    def forget_extent(self, key: ChunkKey, extent: Extent) -> bool:
+        """As ``forget_at``, with the extent's place."""
+        return self.forget_at(key, extent.segment, extent.page)
+
+    def forget_at(self, key: ChunkKey, segment: int, page: int) -> bool:
         """Forget a chunk if that is still where it is; whether it was."""
         with self._lock:
-            if self._places.get(key) is not place:
+            now = self._state.get(key)
+            if now is None or _place(now) != (segment, page):
                 return False
-            self._forget(key)
+            self._state.take(key)
             return True
 
-    def forget_segment(self, segment: Segment) -> int:
-        """Forget all chunks of a segment; returns how many."""
+    def forget_segment(self, segment: int) -> list[Extent]:
+        """Forget all chunks of a segment: where they were, by page."""
         with self._lock:
-            for key in segment.live.values():
-                del self._places[key]
-            forgotten = len(segment.live)
-            segment.live.clear()
-            return forgotten
+            state = self._state
+            added, dead = state.added_in(segment), state.dead_in(segment)
+            state.drop_base(segment)
+            for key, _ in added:
+                state.take(key)
+        return [extent for _, extent in _by_page(state.base, segment, dead, added)]
 
-    def _forget(self, key: ChunkKey) -> Location | None:
-        place = self._places.pop(key, None)
-        if place is not None:
-            del place.segment.live[place.slot]
-        return place
+    def drop_base_segment(self, segment: int) -> None:
+        """Forget what the snapshot says of a segment."""
+        with self._lock:
+            self._state.drop_base(segment)
+
+    def contents(self) -> Contents:
+        """All that is known now, for ``write_snapshot``. The segments' marks are to be taken
+        before: what a journal says behind its mark may be in the contents already, but what it
+        says before must be."""
+        with self._lock:
+            state = self._state
+            return Contents(state.base, bytes(state.dead), state.added.copy())
+
+    def rebase(self, base: Snapshot, contents: Contents) -> None:
+        """Go on with ``base``, which was written from ``contents``, and what changed since those
+        were taken. ValueError when they were taken before another rebase."""
+        with self._lock:
+            now = self._state
+            if contents.base is not now.base:
+                raise ValueError("the contents are of another base")
+            state = _State(base)
+            died = np.frombuffer(now.dead, np.uint8) > np.frombuffer(contents.dead, np.uint8)
+            for number in np.flatnonzero(died).tolist():
+                state.kill_at(*now.base.place(number))
+            for key, extent in contents.added.items():
+                if now.added.get(key) is not extent:
+                    state.kill_at(extent.segment, extent.page)
+            for key, extent in now.added.items():
+                if contents.added.get(key) is not extent or extent.segment not in base.segments:
+                    state.put(key, extent)
+            for held in now.segments.values():
+                for key, (standing, _) in held.marks.items():
+                    state.mark(key, standing)
+            self._state = state
+
+    def reset(self, base: Snapshot | None) -> None:
+        """Know what ``base`` says and nothing else."""
+        with self._lock:
+            self._state = _State(base or Snapshot.empty())
+
+    @property
+    def changes(self) -> int:
+        """Chunks added since the snapshot: what a start would have to replay."""
+        return len(self._state.added)
+
+    def close(self) -> None:
+        """Know nothing any more; the snapshot is unmapped when the last lookup has ended."""
+        self.reset(None)
+
+    def _openable(self, key: ChunkKey) -> Extent | None:
+        extent = self._state.get(key)
+        if extent is None:
+            return None
+        seal = extent.seal
+        return extent if seal.owner in self._owners or seal.nonce in self._kept else None
+
+
+class _Held:
+    """What is known of one segment."""
+
+    __slots__ = ("added", "chunks", "marks", "pages", "pages_by")
+
+    def __init__(self, chunks: int, pages: int) -> None:
+        self.chunks = chunks
+        self.pages = pages
+        self.added: set[ChunkKey] = set()
+        self.marks: dict[ChunkKey, tuple[Standing, int]] = {}
+        """Standing and pages of chunks that are not ORDINARY."""
+        self.pages_by: Counter[Standing] = Counter()
+
+    def mark(self, key: ChunkKey, standing: Standing, pages: int) -> None:
+        self.unmark(key)
+        if standing is not Standing.ORDINARY:
+            self.marks[key] = (standing, pages)
+            self.pages_by[standing] += pages
+
+    def unmark(self, key: ChunkKey) -> Standing:
+        standing, pages = self.marks.pop(key, (Standing.ORDINARY, 0))
+        self.pages_by[standing] -= pages
+        return standing
+
+
+class _State:
+    """A base and what changed since. Changes are made under the index's lock, each so that a
+    lookup beside it finds a chunk that is known before and after."""
+
+    __slots__ = ("added", "base", "chunks", "dead", "segments")
+
+    def __init__(self, base: Snapshot) -> None:
+        self.base = base
+        self.dead = bytearray(len(base))
+        """One byte a record of the base, 1 for those forgotten or found in ``added``."""
+        self.added: dict[ChunkKey, Extent] = {}
+        self.chunks = len(base)
+        self.segments = {
+            summary.id: _Held(summary.count, summary.chunk_pages)
+            for summary in base.segments.values()
+            if summary.count
+        }
+
+    def number(self, key: ChunkKey) -> int:
+        """The base's record of a chunk that is still there, -1 when there is none."""
+        number = self.base.number(key)
+        return -1 if number >= 0 and self.dead[number] else number
+
+    def get(self, key: ChunkKey) -> Extent | None:
+        extent = self.added.get(key)
+        if extent is None:
+            number = self.number(key)
+            if number >= 0:
+                return self.base.extent(number)
+            # It may have been on its way from the base to here.
+            extent = self.added.get(key)
+        return extent
+
+    def mark(self, key: ChunkKey, standing: Standing) -> None:
+        """Give a chunk another standing, if it is there."""
+        extent = self.get(key)
+        if extent is not None:
+            self.segments[extent.segment].mark(key, standing, extent.pages)
+
+    def put(self, key: ChunkKey, extent: Extent) -> Extent | None:
+        """Take over a chunk, with its standing: where it was before."""
+        before = self.added.get(key)
+        number = self.number(key) if before is None else -1
+        self.added[key] = extent
+        standing = Standing.ORDINARY
+        if before is not None:
+            standing = self.segments[before.segment].unmark(key)
+            self._leave(before.segment, before.pages, key)
+        elif number >= 0:
+            before = self.base.extent(number)
+            standing = self.segments[before.segment].unmark(key)
+            self._kill(number, before.segment)
+        held = self.segments.setdefault(extent.segment, _Held(0, 0))
+        held.mark(key, standing, extent.pages)
+        held.added.add(key)
+        held.chunks += 1
+        held.pages += extent.pages
+        self.chunks += 1
+        return before
+
+    def take(self, key: ChunkKey) -> Extent | None:
+        """Forget a chunk: where it was."""
+        extent = self.added.pop(key, None)
+        if extent is not None:
+            self.segments[extent.segment].unmark(key)
+            self._leave(extent.segment, extent.pages, key)
+        elif (number := self.number(key)) >= 0:
+            extent = self.base.extent(number)
+            self.segments[extent.segment].unmark(key)
+            self._kill(number, extent.segment)
+        return extent
+
+    def kill_at(self, segment: int, page: int) -> None:
+        """Forget the base's chunk at a place, if there is one."""
+        number = self.base.number_at(segment, page)
+        if number >= 0 and not self.dead[number]:
+            self._kill(number, segment)
+
+    def drop_base(self, segment: int) -> None:
+        """Forget the base's chunks of a segment."""
+        numbers = self.base.numbers_of(segment)
+        alive = self.dead.count(0, numbers.start, numbers.stop)
+        self.dead[numbers.start : numbers.stop] = b"\1" * len(numbers)
+        if alive:
+            pages = sum(extent.pages for _, extent in self.added_in(segment))
+            held = self.segments[segment]
+            for key in held.marks.keys() - held.added:
+                held.unmark(key)
+            self._reduce(segment, alive, held.pages - pages)
+
+    def added_in(self, segment: int) -> list[Put]:
+        held = self.segments.get(segment)
+        return [(key, self.added[key]) for key in held.added] if held else []
+
+    def dead_in(self, segment: int) -> bytes:
+        numbers = self.base.numbers_of(segment)
+        return bytes(self.dead[numbers.start : numbers.stop])
+
+    def _kill(self, number: int, segment: int) -> None:
+        self.dead[number] = 1
+        self._reduce(segment, 1, self.base.pages(number))
+
+    def _leave(self, segment: int, pages: int, key: ChunkKey) -> None:
+        self.segments[segment].added.discard(key)
+        self._reduce(segment, 1, pages)
+
+    def _reduce(self, segment: int, chunks: int, pages: int) -> None:
+        held = self.segments[segment]
+        held.chunks -= chunks
+        # A record that was damaged since it was counted may name another length.
+        held.pages = max(0, held.pages - pages)
+        self.chunks -= chunks
+        if not held.chunks:
+            del self.segments[segment]
+
+
+def _place(extent: Extent) -> tuple[int, int]:
+    return extent.segment, extent.page
+
+
+def _by_page(base: Snapshot, segment: int, dead: bytes, added: list[Put]) -> list[Put]:
+    """A segment's chunks: those of the base that are not dead, and those added."""
+    numbers = zip(base.numbers_of(segment), dead, strict=True)
+    held = [put for number, gone in numbers if not gone and (put := base.put(number))]
+    return sorted(held + added, key=lambda put: put[1].page)

@@ -1,12 +1,12 @@
-"""The journal of one segment: which chunk is in which slot. Pure.
+"""The journal of one segment: which chunk is in which pages. Pure.
 
 ::
 
     magic (8 bytes) · frame(header) · frame(put | delete)*
 
-A put is ``1 (u8) · slot (u32) · xxh3_128 of the chunk (16 bytes) · key``; a delete is
-``2 (u8) · slot (u32)``; little-endian. A slot is put at most once and deleted at most once, so a
-journal is bounded by its segment and never needs compaction.
+A put is ``1 (u8) · page (u32) · length (u32) · owner (u64) · nonce (12) · wrapped (48) · tag (16)
+· key``; a delete is ``2 (u8) · page (u32) · key``; little-endian. A page is put at most once and
+deleted at most once, so a journal is bounded by its segment and never needs compaction.
 """
 
 import struct
@@ -15,19 +15,24 @@ from dataclasses import dataclass
 
 import xxhash
 
+from cache_tiers.ssd.extent import Extent, Seal
 from cache_tiers.ssd.frames import FRAME_BYTES, Mark, join, split
 from cache_tiers.store import StoreUnusable
 from cache_tiers.types import ChunkKey
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"VALETSEG"
-_HEADER = struct.Struct("<IQQQ")
-_PUT = struct.Struct("<BI16s")
+MOST_KEY_BYTES = 64
+MOST_PAGES = 2**32 - 1
+"""Of a segment: pages are u32 on the medium."""
+TENANT_TAG_BYTES = 16
+_HEADER = struct.Struct(f"<IQQQ{TENANT_TAG_BYTES}s")
+_PUT = struct.Struct("<BIIQ12s48s16s")
 _DELETE = struct.Struct("<BI")
 _PUT_KIND, _DELETE_KIND = 1, 2
 
-DELETE_BYTES = FRAME_BYTES + _DELETE.size
-"""What deleting one chunk adds to a journal."""
+MOST_DELETE_BYTES = FRAME_BYTES + _DELETE.size + MOST_KEY_BYTES
+"""What deleting one chunk adds to a journal at most."""
 
 
 def put_bytes(key: ChunkKey) -> int:
@@ -42,6 +47,8 @@ class Header:
     fingerprint: str
     segment: int
     chunk_bytes: int
+    tenant: bytes
+    """16 bytes that stand for the tenant whose chunks these are."""
 
     def encode(self, version: int = VERSION) -> bytes:
         return _HEADER.pack(
@@ -49,26 +56,24 @@ class Header:
             xxhash.xxh3_64_intdigest(self.fingerprint.encode()),
             self.segment,
             self.chunk_bytes,
+            self.tenant,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A chunk and the slot it is in; ``digest`` is the xxh3_128 of its bytes."""
-
-    key: ChunkKey
-    slot: int
-    digest: bytes
+Put = tuple[ChunkKey, Extent]
+"""A chunk and where it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a journal says."""
+    """What a journal, or the end of one, says."""
 
-    puts: dict[int, Put]
-    """By slot; deleted ones left out."""
-    slots: int
-    """Slots ever used, deleted ones included: the first free one."""
+    puts: list[Put]
+    """Those that it does not delete again, in the order of their pages."""
+    deleted: list[tuple[ChunkKey, int]]
+    """Key and page of chunks that it deletes and that were put before its beginning."""
+    pages: int
+    """The first page behind all that it puts; 0 when it puts nothing."""
     mark: Mark
     """Where to go on writing; what is behind it is a torn tail."""
 
@@ -80,14 +85,44 @@ def begin(header: Header) -> tuple[bytes, Mark]:
 
 
 def puts(records: Iterable[Put], after: Mark) -> tuple[bytes, Mark]:
-    """Bytes that add chunks."""
-    bodies = (_PUT.pack(_PUT_KIND, put.slot, put.digest) + put.key for put in records)
+    """Bytes that put ``records``."""
+    bodies = (
+        _PUT.pack(
+            _PUT_KIND,
+            extent.page,
+            extent.length,
+            extent.seal.owner,
+            extent.seal.nonce,
+            extent.seal.wrapped,
+            extent.seal.tag,
+        )
+        + key
+        for key, extent in records
+    )
     return join(bodies, after)
 
 
-def deletes(slots: Iterable[int], after: Mark) -> tuple[bytes, Mark]:
-    """Bytes that forget the chunks in ``slots``."""
-    return join((_DELETE.pack(_DELETE_KIND, slot) for slot in slots), after)
+def deletes(records: Iterable[Put], after: Mark) -> tuple[bytes, Mark]:
+    """Bytes that forget ``records``."""
+    bodies = (_DELETE.pack(_DELETE_KIND, extent.page) + key for key, extent in records)
+    return join(bodies, after)
+
+
+def tenant_in(data: bytes) -> bytes | None:
+    """The tenant in the header of a journal of this version; None for anything else."""
+    for body, _ in split(memoryview(data), Mark(len(MAGIC), 0)):
+        if data[: len(MAGIC)] == MAGIC and len(body) == _HEADER.size:
+            return bytes(_HEADER.unpack(body)[4])
+        break
+    return None
+
+
+def chunk_bytes_in(data: bytes) -> int | None:
+    """The size of a chunk that the header of a journal of this version names."""
+    if tenant_in(data) is None:
+        return None
+    body, _ = next(split(memoryview(data), Mark(len(MAGIC), 0)))
+    return int(_HEADER.unpack(body)[3])
 
 
 def replay(data: bytes, header: Header) -> Replay | None:
@@ -95,8 +130,7 @@ def replay(data: bytes, header: Header) -> Replay | None:
     ``header``. Raises StoreUnusable when a newer version of the program wrote it."""
     if data[: len(MAGIC)] != MAGIC:
         return None
-    frames = split(memoryview(data), Mark(len(MAGIC), 0))
-    first, mark = next(frames, (b"", Mark(0, 0)))
+    first, mark = next(split(memoryview(data), Mark(len(MAGIC), 0)), (b"", Mark(0, 0)))
     if len(first) < 4:
         return None
     if (version := int.from_bytes(first[:4], "little")) > VERSION:
@@ -106,16 +140,28 @@ def replay(data: bytes, header: Header) -> Replay | None:
         )
     if first != header.encode():
         return None
+    return replay_tail(data[mark.end :], header, mark)
+
+
+def replay_tail(data: bytes, header: Header, after: Mark) -> Replay:
+    """As ``replay``, of the bytes from ``after.end`` on."""
     live: dict[int, Put] = {}
-    slots = 0
-    for body, behind in frames:
-        if body[0] == _PUT_KIND and len(body) > _PUT.size:
-            _, slot, digest = _PUT.unpack_from(body)
-            live[slot] = Put(ChunkKey(body[_PUT.size :]), slot, digest)
-            slots = max(slots, slot + 1)
-        elif body[0] == _DELETE_KIND and len(body) == _DELETE.size:
-            live.pop(_DELETE.unpack(body)[1], None)
+    deleted: list[tuple[ChunkKey, int]] = []
+    pages = 0
+    mark = after
+    for body, behind in split(memoryview(data), Mark(0, after.chain)):
+        if body[0] == _PUT_KIND and _PUT.size < len(body) <= _PUT.size + MOST_KEY_BYTES:
+            _, page, length, owner, nonce, wrapped, tag = _PUT.unpack_from(body)
+            extent = Extent(header.segment, page, length, Seal(owner, nonce, wrapped, tag))
+            if not 0 < length <= header.chunk_bytes or page + extent.pages > MOST_PAGES:
+                break
+            live[page] = (ChunkKey(body[_PUT.size :]), extent)
+            pages = max(pages, page + extent.pages)
+        elif body[0] == _DELETE_KIND and _DELETE.size < len(body) <= _DELETE.size + MOST_KEY_BYTES:
+            _, page = _DELETE.unpack_from(body)
+            if live.pop(page, None) is None:
+                deleted.append((ChunkKey(body[_DELETE.size :]), page))
         else:
             break
-        mark = behind
-    return Replay(live, slots, mark)
+        mark = Mark(after.end + behind.end, behind.chain)
+    return Replay([live[page] for page in sorted(live)], deleted, pages, mark)

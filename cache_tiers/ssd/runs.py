@@ -1,36 +1,42 @@
-"""Merging the chunks of one ``get`` into few reads. Pure."""
+"""Merging the chunks of one read into few transfers. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cache_tiers.ssd.index import Location
-from cache_tiers.ssd.segment import Segment
+from cache_tiers.ssd.extent import PAGE_BYTES, Extent
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring slots of one segment, read at once."""
+    """Neighbouring extents of one segment, read at once."""
 
-    segment: Segment
-    slot: int
-    """The first one."""
+    segment: int
+    page: int
+    """The first one's."""
+    pages: int
     positions: tuple[int, ...]
-    """``positions[i]`` is where slot ``slot + i`` was in the request."""
+    """Where each extent, in the order of their pages, was in the request."""
 
 
-def merge(places: Sequence[Location | None], longest: int) -> list[Run]:
-    """The reads that fetch every place that is not None, each at most ``longest`` chunks."""
+def merge(places: Sequence[Extent | None], longest: int) -> list[Run]:
+    """The transfers that fetch every place that is not None, each of at most ``longest`` bytes or
+    of one extent."""
     wanted = sorted(
-        (place.segment.id, place.slot, position, place.segment)
+        (place.segment, place.page, place.pages, position)
         for position, place in enumerate(places)
         if place is not None
     )
     runs: list[Run] = []
     first = 0
-    for i, (segment_id, slot, _, segment) in enumerate(wanted):
-        after = wanted[i + 1][:2] if i + 1 < len(wanted) else None
-        if after != (segment_id, slot + 1) or i + 1 - first == longest:
-            positions = tuple(position for _, _, position, _ in wanted[first : i + 1])
-            runs.append(Run(segment, wanted[first][1], positions))
+    for i, (segment, page, count, _) in enumerate(wanted):
+        length = page + count - wanted[first][1]
+        after = wanted[i + 1] if i + 1 < len(wanted) else None
+        if (
+            after is None
+            or after[:2] != (segment, page + count)
+            or (length + after[2]) * PAGE_BYTES > longest
+        ):
+            positions = tuple(position for *_, position in wanted[first : i + 1])
+            runs.append(Run(segment, wanted[first][1], length, positions))
             first = i + 1
     return runs

@@ -1,60 +1,68 @@
-"""One segment: a file of chunks back to back, and its journal.
+"""One segment: a file of chunks, each beginning on a page, and its journal.
 
-A chunk is written before the record that names it, and a slot is written once: what a reader has
-looked up never changes under it. Chunks are not padded: the KV of whole blocks is a multiple of
-the page size by itself.
+Pages are written before the journal record that names them, and once: what a reader has looked up
+never changes under it. The data file is allocated ahead in steps and cut to what is used when the
+segment is sealed.
 """
 
 import errno
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from cache_tiers.ssd import journal
+from cache_tiers.ssd.extent import PAGE_BYTES, page_bytes
 from cache_tiers.ssd.files import Files, opened, read_fully, remove_if_there, write_fully
 from cache_tiers.ssd.frames import Mark
-from cache_tiers.ssd.journal import Header, Put
+from cache_tiers.ssd.journal import Header, Put, Replay
 from cache_tiers.types import ChunkKey
 
-PAGE_BYTES = 4096
-_MAX_JOURNAL_BYTES = 256 * 2**20
+MOST_JOURNAL_BYTES = 256 * 2**20
 """More than any segment can need; a larger file is not a journal."""
-_NAME = re.compile(r"(\d{10})\.(segment|journal)")
-
-
-def pages(size: int) -> int:
-    """``size`` rounded up to whole pages: what a file of it takes on the medium."""
-    return -(-size // PAGE_BYTES) * PAGE_BYTES
+_NAME = re.compile(r"([0-9]{10})\.(segment|journal)")
+MOST_SEGMENTS = 2**32 - 1
+"""Numbers of segments are u32 on the medium."""
 
 
 def id_in_name(name: str) -> int | None:
     """The segment that a file of this name belongs to; None for a name that is not ours."""
     match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    number = int(match[1]) if match else 0
+    return number if 0 < number <= MOST_SEGMENTS else None
+
+
+def data_path(folder: Path, segment: int) -> Path:
+    """The file of a segment's chunks."""
+    return folder / f"{segment:010}.segment"
+
+
+def journal_path(folder: Path, segment: int) -> Path:
+    """The file that says what is in a segment."""
+    return folder / f"{segment:010}.journal"
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """``live`` and ``last_used`` belong to the index's lock, all else that changes to the store's
-    write lock; ``read`` uses only what does not change. Every method may raise OSError."""
+    """Everything that changes belongs to the store's write lock, ``last_used`` excepted; ``read``
+    uses only what does not change. Every method may raise OSError."""
 
     files: Files
     folder: Path
     header: Header
     capacity: int
-    """Slots it may have."""
+    """Pages it may have."""
     mark: Mark
     """Where the journal's next record goes."""
-    slots: int = 0
-    """Used slots, deleted ones included."""
+    pages: int = 0
+    """The first free page."""
+    named: int = 0
+    """The first page behind all that the journal has ever named."""
     data_extent: int = 0
-    """Bytes that the data file may have: raised before a write, also one that then fails."""
+    """Bytes that the data file may have: raised before it grows, also when that then fails."""
     journal_extent: int = 0
-    live: dict[int, ChunkKey] = field(default_factory=dict)
-    """The chunk in each slot that the index knows."""
+    chunks: int = 0
+    """Put and not deleted: the journal has room kept for as many deletes."""
     last_used: float = 0.0
     """Seconds of the store's clock."""
     dirty: bool = False
@@ -73,26 +81,38 @@ class Segment:
         return self.header.segment
 
     @property
+    def tenant(self) -> bytes:
+        return self.header.tenant
+
+    @property
     def data_path(self) -> Path:
-        return self.folder / f"{self.id:010}.segment"
+        return data_path(self.folder, self.id)
 
     @property
     def journal_path(self) -> Path:
-        return self.folder / f"{self.id:010}.journal"
+        return journal_path(self.folder, self.id)
 
     @property
     def bytes_used(self) -> int:
         """Bytes it takes on the medium, room to delete each of its chunks included."""
-        deletes = self.slots * journal.DELETE_BYTES
-        return pages(self.data_extent) + pages(self.journal_extent + deletes)
+        deletes = self.chunks * journal.MOST_DELETE_BYTES
+        return page_bytes(self.data_extent) + page_bytes(self.journal_extent + deletes)
 
-    def bytes_used_with(self, keys: Sequence[ChunkKey]) -> int:
-        """What ``bytes_used`` would be with these chunks appended."""
-        slots = self.slots + len(keys)
-        data = max(self.data_extent, slots * self.header.chunk_bytes)
-        end = self.mark.end + sum(map(journal.put_bytes, keys))
-        deletes = slots * journal.DELETE_BYTES
-        return pages(data) + pages(max(self.journal_extent, end) + deletes)
+    @property
+    def slack(self) -> int:
+        """Bytes that sealing gives back: allocated ahead of what is used, or left by a write that
+        failed. None of a segment that cannot be used: nothing is known of it."""
+        if not self.capacity:
+            return 0
+        data = max(0, page_bytes(self.data_extent) - self.named * PAGE_BYTES)
+        return data + max(0, self.journal_extent - self.mark.end)
+
+    def growth(self, pages: int, keys: Sequence[ChunkKey], step: int) -> int:
+        """By how much ``bytes_used`` grows when chunks of so many pages are appended."""
+        data = max(self.data_extent, self._extent_for(pages, step))
+        end = max(self.journal_extent, self.mark.end + sum(map(journal.put_bytes, keys)))
+        deletes = (self.chunks + len(keys)) * journal.MOST_DELETE_BYTES
+        return page_bytes(data) + page_bytes(end + deletes) - self.bytes_used
 
     def create(self) -> None:
         """Make both files, which must not exist."""
@@ -106,31 +126,54 @@ class Segment:
         finally:
             self.files.close(file)
 
-    def append(self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview]) -> list[Put]:
-        """Write chunks into the next slots, then their records. All or nothing: when it raises,
-        none of them is there."""
-        size = self.header.chunk_bytes
-        start = self.slots * size
-        records = [
-            Put(key, self.slots + i, xxhash.xxh3_128_digest(chunk))
-            for i, (key, chunk) in enumerate(zip(keys, chunks, strict=True))
-        ]
-        self.data_extent = max(self.data_extent, start + len(chunks) * size)
+    def allocate(self, pages: int, step: int) -> int:
+        """Take so many pages, the file allocated ahead by ``step`` bytes; returns the first. They
+        are lost when they are not recorded."""
+        wanted = self._extent_for(pages, step)
+        if wanted > self.data_extent:
+            self.data_extent = wanted
+            with opened(self.files, self.data_path, writable=True) as file:
+                self.files.allocate(file, wanted)
+        first, self.pages = self.pages, self.pages + pages
+        return first
+
+    def write(self, page: int, data: Sequence[memoryview], *, direct: bool) -> None:
+        """Write whole pages. Any thread: no two write the same."""
         self.dirty = True
+        with opened(self.files, self.data_path, writable=True, direct=direct) as file:
+            write_fully(self.files, file, data, page * PAGE_BYTES)
+
+    def record(self, records: Sequence[Put]) -> None:
+        """Name what was written, by page: data first goes to the medium for good. All or nothing:
+        when it raises, none of it is there."""
         with opened(self.files, self.data_path, writable=True) as file:
-            write_fully(self.files, file, chunks, start)
+            self.files.sync(file)
         self._write_journal(*journal.puts(records, self.mark))
-        self.slots += len(records)
-        return records
+        self.chunks += len(records)
+        _, last = records[-1]
+        self.named = last.page + last.pages
 
-    def forget(self, slots: Sequence[int]) -> None:
-        """Record that the chunks in ``slots`` are deleted."""
-        self._write_journal(*journal.deletes(slots, self.mark))
+    def forget(self, records: Sequence[Put]) -> None:
+        """Record that chunks are deleted."""
+        self._write_journal(*journal.deletes(records, self.mark))
+        self.chunks -= len(records)
 
-    def read(self, slot: int, into: Sequence[memoryview]) -> int:
-        """Read neighbouring slots from ``slot`` on; returns the bytes read, unchecked."""
-        with opened(self.files, self.data_path, writable=False) as file:
-            return read_fully(self.files, file, into, slot * self.header.chunk_bytes)
+    def read(self, page: int, into: Sequence[memoryview], *, direct: bool) -> int:
+        """Read from ``page`` on; returns the bytes read, unchecked. Any thread."""
+        with opened(self.files, self.data_path, writable=False, direct=direct) as file:
+            return read_fully(self.files, file, into, page * PAGE_BYTES)
+
+    def seal(self) -> None:
+        """No chunk is written to it any more: make it safe and give back what is unused. Records
+        that could not be written whole go, too: what was refused must not be back after a start."""
+        self.capacity = self.pages = self.named
+        self._cut_data(self.pages * PAGE_BYTES)
+        if self.journal_extent > self.mark.end:
+            with opened(self.files, self.journal_path, writable=True) as file:
+                self.files.truncate(file, self.mark.end)
+            self.journal_extent = self.mark.end
+            self.dirty = True
+        self.sync()
 
     def sync(self) -> None:
         """Return when everything written would survive a loss of power; ``last_used`` is kept
@@ -146,42 +189,67 @@ class Segment:
 
     def remove(self) -> None:
         """Remove both files; may be called again after a failure."""
+        # The journal first: names of chunks whose pages are gone would be promises.
+        remove_if_there(self.files, self.journal_path)
+        self.journal_extent = self.chunks = 0
         remove_if_there(self.files, self.data_path)
         self.data_extent = 0
-        remove_if_there(self.files, self.journal_path)
 
-    def load(self) -> list[Put]:
-        """Read the journal of files that exist already, cut off what is behind its last whole
-        record, and return the chunks that it names. Of those whose bytes were cut off a read finds
+    def load(self, after: tuple[Mark, int] | None, *, repair: bool) -> Replay | None:
+        """Read the journal of files that exist already: all of it, or what is behind ``after``
+        (mark and first free page, of a snapshot). With ``repair``, cut off what is behind its last
+        whole record, and pages that nothing names. Of chunks whose bytes were cut off a read finds
         out, and says that they are corrupt.
 
-        ``data_extent`` and ``journal_extent`` must be the files' sizes. What cannot be used stays
-        as it is and holds no chunk. Raises StoreUnusable for a newer format.
+        ``data_extent`` and ``journal_extent`` must be the files' sizes. None for what cannot be
+        used. Raises StoreUnusable for a newer format.
         """
         room, self.capacity = self.capacity, 0
-        if not 0 < self.journal_extent <= _MAX_JOURNAL_BYTES:
-            return []
-        buffer = bytearray(self.journal_extent)
-        with opened(self.files, self.journal_path, writable=True) as file:
-            whole = read_fully(self.files, file, [memoryview(buffer)], 0)
-            said = journal.replay(bytes(buffer[:whole]), self.header)
+        if not 0 < self.journal_extent <= MOST_JOURNAL_BYTES:
+            return None
+        start, pages = (after[0].end, after[1]) if after else (0, 0)
+        said: Replay | None = Replay([], [], 0, after[0]) if after else None
+        with opened(self.files, self.journal_path, writable=repair) as file:
+            # What no snapshot knows yet may never have been synced.
+            self.dirty = repair and self.journal_extent > start
+            if self.journal_extent > start:
+                buffer = bytearray(self.journal_extent - start)
+                whole = read_fully(self.files, file, [memoryview(buffer)], start)
+                data = bytes(buffer[:whole])
+                if after:
+                    said = journal.replay_tail(data, self.header, after[0])
+                else:
+                    tenant = journal.tenant_in(data)
+                    if tenant is not None:
+                        self.header = Header(
+                            self.header.fingerprint, self.id, self.header.chunk_bytes, tenant
+                        )
+                    said = journal.replay(data, self.header)
             if said is None:
-                return []
-            if self.journal_extent > said.mark.end:
+                return None
+            if repair and self.journal_extent > said.mark.end:
                 self.files.truncate(file, said.mark.end)
                 self.journal_extent = said.mark.end
-        self.mark, self.slots = said.mark, said.slots
-        held = self.data_extent // self.header.chunk_bytes
-        if said.slots <= held:
+        self.mark, self.pages = said.mark, max(pages, said.pages)
+        self.named = self.pages
+        if repair and self.pages * PAGE_BYTES <= self.data_extent:
             self.capacity = room
-            self._cut_data(said.slots * self.header.chunk_bytes)
-        return list(said.puts.values())
+            self._cut_data(self.pages * PAGE_BYTES)
+        return said
+
+    def _extent_for(self, pages: int, step: int) -> int:
+        used = (self.pages + pages) * PAGE_BYTES
+        if used <= self.data_extent:
+            return self.data_extent
+        ahead = page_bytes(self.data_extent + step)
+        return max(used, min(ahead, self.capacity * PAGE_BYTES))
 
     def _cut_data(self, size: int) -> None:
         if self.data_extent > size:
             with opened(self.files, self.data_path, writable=True) as file:
                 self.files.truncate(file, size)
             self.data_extent = size
+            self.dirty = True
 
     def _write_journal(self, data: bytes, behind: Mark) -> None:
         self.journal_extent = max(self.journal_extent, behind.end)

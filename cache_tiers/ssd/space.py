@@ -1,27 +1,43 @@
-"""The room a store takes on the medium: its segments, its neighbours, and the limit over all.
+"""The room a store takes on the medium: its segments, its neighbours, and the limits over all.
 
 Every write is preceded by ``make_room`` for all it can add, so the limit holds while it runs and
 when it fails halfway.
 """
 
 import contextlib
-import logging
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from cache_tiers.eviction.policy import Candidate, EvictionPolicy
-from cache_tiers.ssd.files import Entry, Files
+from cache_tiers.ssd.config import SsdConfig
+from cache_tiers.ssd.extent import PAGE_BYTES, Extent, pages
+from cache_tiers.ssd.files import Files
 from cache_tiers.ssd.index import Index
-from cache_tiers.ssd.journal import Header, Put
-from cache_tiers.ssd.neighbours import LOCK, Neighbour, bytes_beside, folder_bytes, survey
-from cache_tiers.ssd.segment import Segment, id_in_name
-from cache_tiers.types import ChunkKey
-
-_log = logging.getLogger(__name__)
+from cache_tiers.ssd.journal import MOST_KEY_BYTES, TENANT_TAG_BYTES, Header, Put
+from cache_tiers.ssd.neighbours import Neighbours, bytes_beside, folder_bytes
+from cache_tiers.ssd.segment import MOST_SEGMENTS, Segment
+from cache_tiers.types import ChunkKey, Standing
 
 _MARGIN = 64
-"""One part in so many of the limit is left for what others (the session manifest) write into the
-folder between two looks at it: one look a segment."""
+"""One part in so many of the limit is left for what others (the session manifest, the keyring)
+write into the folder between two looks at it: one look a segment."""
+_MOST_STREAMS = 8
+"""Tenants that are written for at once; beyond it the one longest unused ends its segment."""
+
+OnLost = Callable[[Sequence[Extent]], None]
+"""Told of chunks that have been forgotten with their segment."""
+CopyForward = Callable[[Segment, Standing], bool]
+"""Writes elsewhere what is of use in a segment and stands at least so, as far as there is room;
+whether that is all of it. May raise OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Pages of a segment, for the first ``count`` of the chunks asked for."""
+
+    segment: Segment
+    page: int
+    count: int
 
 
 class Space:
@@ -30,165 +46,233 @@ class Space:
 
     def __init__(
         self,
+        config: SsdConfig,
         files: Files,
         policy: EvictionPolicy,
         index: Index,
-        root: Path,
-        header: Header,
-        slots_per_segment: int,
-        bytes_limit: int,
+        on_lost: OnLost,
+        copy_forward: CopyForward,
     ) -> None:
+        self._config = config
         self._files = files
         self._policy = policy
         self._index = index
-        self._root = root
-        self._folder = root / header.fingerprint
-        self._header = header
-        self._slots_per_segment = slots_per_segment
-        self._limit = bytes_limit - bytes_limit // _MARGIN
-        self._lock: int | None = None
+        self._on_lost = on_lost
+        self._copy_forward = copy_forward
+        self.folder = config.root / config.fingerprint
+        hard = config.bytes_limit - config.bytes_limit // _MARGIN
+        self._copy_reserve = min(config.segment_pages * PAGE_BYTES // 4, hard // 32)
+        self._limit = hard
+        self._copying = False
+        self._neighbours = Neighbours(files, config.root, self.folder)
         self._next_id = 1
         self._segments: dict[int, Segment] = {}
-        self._neighbours: list[Neighbour] = []
-        self._foreign_bytes = 0
+        self._streams: dict[bytes, Segment] = {}
+        """The segment being written for each tenant, the longest unused first."""
         self._bytes_beside = 0
-        self._active: Segment | None = None
         self.bytes_used = 0
         self.evicted_chunks = 0
+        self.evicted_pins: list[ChunkKey] = []
+        """Pinned chunks that had to go; whoever reads them empties the list."""
 
-    def smallest(self, key_bytes: int) -> int:
+    # --- what is there -----------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments.values())
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def find(self, segment_id: int) -> Segment | None:
+        """Needs no lock."""
+        return self._segments.get(segment_id)
+
+    def smallest(self) -> int:
         """The lowest limit under which there is room for one chunk."""
-        segment = self._new_segment().bytes_used_with([ChunkKey(bytes(key_bytes))])
-        return -(-(folder_bytes(1) + segment) * _MARGIN // (_MARGIN - 1))
+        segment = self._unborn(bytes(TENANT_TAG_BYTES))
+        key = ChunkKey(bytes(MOST_KEY_BYTES))
+        size = folder_bytes(1) + segment.growth(pages(self._config.chunk_bytes), [key], 0)
+        return -(-size * _MARGIN * 32 // ((_MARGIN - 1) * 31)) + PAGE_BYTES
 
-    def load(self, deleted: dict[int, list[int]]) -> None:
-        """Lock the root, then read what is on the medium into the index, slots in ``deleted``
-        (by segment) left out. Raises BlockingIOError when the root is in use, StoreUnusable for a
-        newer format. Files that cannot be read stay, without chunks, and are evicted first."""
-        self._files.make_folder(self._root)
-        self.unlock()
-        self._lock = self._files.lock(self._root / LOCK)
-        self._files.make_folder(self._folder)
-        seen = survey(self._files, self._root, self._folder.name)
-        beside = bytes_beside(self._files, self._folder)
-        pairs: dict[int, dict[str, Entry]] = {}
-        for entry in self._files.entries(self._folder):
-            number = id_in_name(entry.name)
-            if number is not None and entry.is_file:
-                pairs.setdefault(number, {})[entry.name.rpartition(".")[2]] = entry
-
-        for segment in self._segments.values():
-            self._index.forget_segment(segment)
-        self._segments.clear()
-        self._active = None
-        self._neighbours = list(seen.neighbours)
-        self._foreign_bytes = seen.foreign_bytes
-        self._bytes_beside = beside
-        for number in sorted(pairs):
-            segment = self._load_segment(number, pairs[number], deleted.get(number, ()))
-            self._active = segment if segment.slots < segment.capacity else None
-        self._next_id = max([self._next_id - 1, *self._segments]) + 1
+    def adopt(self, segments: Sequence[Segment], above: int) -> None:
+        """Take over what was found on the medium. The latest of each tenant's goes on to be
+        written. New ones are numbered ``above`` what was ever known."""
+        self._segments = {segment.id: segment for segment in segments}
+        self._streams = {}
+        # The latest alone, full or not: of two places for a key the later segment's holds.
+        for segment in sorted(segments, key=lambda segment: segment.id):
+            if segment.capacity:
+                self._streams[segment.tenant] = segment
+        for segment in segments:
+            if self._streams.get(segment.tenant) is not segment:
+                segment.capacity = segment.pages
+        while len(self._streams) > _MOST_STREAMS:
+            tenant = next(iter(self._streams))
+            self._streams.pop(tenant).capacity = 0
+        self._next_id = max([self._next_id - 1, above, *self._segments]) + 1
+        self._neighbours.survey()
+        self.look_beside()
         self.measure()
 
-    def unlock(self) -> None:
-        """Let another process have the root."""
-        if self._lock is not None:
-            self._files.close(self._lock)
-            self._lock = None
+    def look_beside(self) -> None:
+        """Measure what others wrote into the root and into the store's own folder."""
+        self._bytes_beside = bytes_beside(self._files, self.folder)
+        self._neighbours.look()
 
     def measure(self) -> int:
         """Recompute ``bytes_used``."""
         self.bytes_used = (
             folder_bytes(len(self._segments))
-            + self._foreign_bytes
+            + self._neighbours.bytes
             + self._bytes_beside
-            + sum(neighbour.bytes for neighbour in self._neighbours)
             + sum(segment.bytes_used for segment in self._segments.values())
         )
         return self.bytes_used
 
-    def make_room(self, grow: int, keep: Collection[Segment]) -> bool:
-        """Evict until ``grow`` more bytes fit; False when all but ``keep`` is evicted and they
-        still do not. Every round removes something."""
-        while self.measure() + grow > self._limit:
+    # --- making room -------------------------------------------------------------------------
+
+    def fits(self, grow: int) -> bool:
+        """Whether ``grow`` more bytes fit as things are."""
+        limit = self._limit if self._copying else self._limit - self._copy_reserve
+        if self.measure() + grow > limit:
+            return False
+        floor = self._config.free_floor
+        return not floor or self._files.free_bytes(self._config.root) - grow >= floor
+
+    def make_room(self, grow: int, keep: Collection[Segment] = ()) -> bool:
+        """Evict until ``grow`` more bytes fit under the limit and above the floor of free bytes;
+        False when all but ``keep`` is evicted and they still do not. Every round removes or seals
+        something."""
+        while not self.fits(grow):
+            if self._copying:
+                return False
             if self._neighbours:
-                self._evict_neighbour()
+                self._neighbours.evict(self._policy)
                 continue
-            victim = self._policy.choose(
-                Candidate(segment.id, segment.bytes_used, segment.last_used, len(segment.live))
+            if self._end_idle(keep):
+                continue
+            choice = self._policy.choose(
+                self._candidate(segment)
                 for segment in self._segments.values()
                 if segment not in keep
             )
-            if victim is None:
+            if choice is None:
                 return False
-            self._evict(self._segments[victim.id])
+            self._evict(self._segments[choice.candidate.id])
         return True
 
+    def tidy(self, keep: Collection[Segment]) -> None:
+        """Before a write: while there is no room for a whole segment, empty what the policy finds
+        worth emptying; where chunks are pinned, they alone are copied. What is not copied in time
+        is evicted when the room is needed."""
+        while not self.fits(self._config.segment_pages * PAGE_BYTES):
+            choice = self._policy.choose(
+                self._candidate(segment)
+                for segment in self._segments.values()
+                if segment not in keep and self._streams.get(segment.tenant) is not segment
+            )
+            if choice is None or not choice.copy_forward:
+                return
+            segment = self._segments[choice.candidate.id]
+            with contextlib.suppress(OSError):
+                if not choice.candidate.pinned_bytes:
+                    if self.empty(segment):
+                        continue
+                elif self._copy(segment, Standing.PINNED):
+                    self._evict(segment)
+                    continue
+            return
+
     def reserve(
-        self, keys: Sequence[ChunkKey], keep: Collection[Segment]
-    ) -> tuple[Segment, int] | None:
-        """A segment, and how many of ``keys`` (from the first on, at least one) fit into it and
-        under the limit when all but ``keep`` may be evicted; None when none does."""
-        active = self._active
-        if active is not None and active.slots == active.capacity:
-            active.sync()
-            active = self._active = None
-        if active is not None:
-            if count := self._fit(active, keys, keep):
-                return active, count
-            if active in keep:
-                return None
-            self._evict(active)
-        self._bytes_beside = bytes_beside(self._files, self._folder)
-        segment = self._new_segment()
-        count = self._fit(segment, keys, keep)
-        if not count:
-            return None
-        self._next_id += 1
-        self._active = self._segments[segment.id] = segment
-        segment.create()
-        return segment, count
-
-    def retire(self) -> None:
-        """Write no further chunk to the segment being written: the last write failed."""
-        active, self._active = self._active, None
-        if active is not None:
-            active.capacity = active.slots
-            if not active.live:
-                with contextlib.suppress(OSError):
-                    self.remove(active)
-
-    def forget(self, segment_id: int, slots: Sequence[int]) -> None:
-        """Make deletions outlive this process. A segment that is left without chunks, or whose
-        journal cannot be written, is removed."""
-        segment = self._segments.get(segment_id)
+        self,
+        tenant: bytes,
+        keys: Sequence[ChunkKey],
+        sizes: Sequence[int],
+        keep: Collection[Segment],
+    ) -> Reserved | None:
+        """Pages for as many chunks of ``sizes`` bytes (from the first on, at least one) as fit into
+        one segment and under the limit when all but ``keep`` may be evicted; None when none does.
+        """
+        segment = self._stream(tenant, pages(sizes[0]), keep)
         if segment is None:
-            return
-        if not segment.live:
+            return None
+        count, used = 0, 0
+        for size in sizes:
+            if segment.pages + used + pages(size) > segment.capacity:
+                break
+            count, used = count + 1, used + pages(size)
+        step = self._config.step_bytes
+        while count and not self.make_room(
+            segment.growth(used, keys[:count], step), {*keep, segment}
+        ):
+            if step:
+                step = 0
+                continue
+            count, used = count - 1, used - pages(sizes[count - 1])
+        if not count:
+            if not segment.chunks:
+                self.remove(segment)
+            return None
+        return Reserved(segment, segment.allocate(used, step), count)
+
+    def empty(self, segment: Segment) -> bool:
+        """Write elsewhere what is of use in a segment that is no stream, as far as the room kept
+        for it goes; when that is all of it, the segment is removed. Whether it was."""
+        whole = self._copy(segment, Standing.ORDINARY)
+        if whole:
             self.remove(segment)
-            return
-        try:
-            segment.forget(slots)
-        except OSError:
-            self.remove(segment)
+        return whole
+
+    # --- segments end ------------------------------------------------------------------------
+
+    def forget(self, segment: Segment, puts: Sequence[Put]) -> None:
+        """Write down that chunks of a segment are forgotten. One that is left without chunks, or
+        whose journal cannot be written, is removed."""
+        if self._index.live(segment.id)[0]:
+            with contextlib.suppress(OSError):
+                segment.forget(puts)
+                return
+        self.remove(segment)
+
+    def retire(self, segment: Segment) -> None:
+        """Write no further chunk to the segment: the last write failed."""
+        segment.capacity = segment.pages
+        if self._streams.get(segment.tenant) is segment:
+            del self._streams[segment.tenant]
+        with contextlib.suppress(OSError):
+            if segment.chunks:
+                segment.seal()
+            else:
+                self.remove(segment)
 
     def lose(self, segment: Segment) -> bool:
         """Forget the chunks of a segment whose file is gone; False when it was evicted anyway.
         Needs no lock."""
         if self._segments.get(segment.id) is not segment:
             return False
-        self._index.forget_segment(segment)
+        self._index.forget_segment(segment.id)
         return True
 
     def remove(self, segment: Segment) -> None:
-        """Forget a segment's chunks and take it off the medium. While that fails it goes on to
-        count, and to be the first to be evicted."""
-        if self._active is segment:
-            self._active = None
-        segment.capacity = segment.slots
-        self._index.forget_segment(segment)
+        """Forget a segment's chunks and take it off the medium, if it is there still. While that
+        fails it goes on to count, and to be the first to be evicted."""
+        if self._segments.get(segment.id) is not segment:
+            return
+        if self._streams.get(segment.tenant) is segment:
+            del self._streams[segment.tenant]
+        segment.capacity = 0
+        lost = self._index.forget_segment(segment.id)
         segment.remove()
         del self._segments[segment.id]
+        self._on_lost(lost)
+
+    def seal_all(self) -> None:
+        """End every stream: what was allocated ahead is given back."""
+        for tenant in list(self._streams):
+            self._streams.pop(tenant).seal()
+        for segment in self._segments.values():
+            if segment.slack:
+                segment.seal()
 
     def sync(self) -> None:
         """Return when all that was written would survive a loss of power; one segment's failure
@@ -201,61 +285,73 @@ class Space:
                 failure = error
         if failure is not None:
             raise failure
-        self._files.sync_folder(self._folder)
+        self._files.sync_folder(self.folder)
 
-    def _new_segment(self) -> Segment:
-        header = Header(self._header.fingerprint, self._next_id, self._header.chunk_bytes)
-        return Segment.unborn(self._files, self._folder, header, self._slots_per_segment)
+    # --- inside ------------------------------------------------------------------------------
 
-    def _load_segment(
-        self, number: int, pair: dict[str, Entry], deleted: Collection[int]
-    ) -> Segment:
-        header = Header(self._header.fingerprint, number, self._header.chunk_bytes)
-        segment = Segment.unborn(self._files, self._folder, header, self._slots_per_segment)
-        segment.dirty = True
-        self._segments[number] = segment
-        data, journal = pair.get("segment"), pair.get("journal")
-        segment.data_extent = data.bytes if data else 0
-        segment.journal_extent = journal.bytes if journal else 0
-        puts: list[Put] = []
-        if data and journal:
-            segment.last_used = segment.stamped = journal.modified_at
-            try:
-                puts = segment.load()
-            except OSError as error:
-                _log.warning("A segment of the SSD store cannot be read: %s", error)
-        if not puts:
-            segment.capacity = segment.slots
-        self._index.add(segment, (put for put in puts if put.slot not in deleted))
+    def _stream(self, tenant: bytes, least: int, keep: Collection[Segment]) -> Segment | None:
+        """The tenant's segment, with room for ``least`` pages; a new one if need be, None when
+        there is no room for it."""
+        segment = self._streams.pop(tenant, None)
+        if segment is not None:
+            if segment.pages + least <= segment.capacity:
+                self._streams[tenant] = segment
+                return segment
+            segment.seal()
+        while len(self._streams) >= _MOST_STREAMS:
+            self._streams.pop(next(iter(self._streams))).seal()
+        self.look_beside()
+        segment = self._unborn(tenant)
+        if segment.id > MOST_SEGMENTS:
+            return None
+        folder = folder_bytes(len(self._segments) + 1) - folder_bytes(len(self._segments))
+        if not self.make_room(folder + segment.growth(0, (), 0), keep):
+            return None
+        self._next_id += 1
+        self._streams[tenant] = self._segments[segment.id] = segment
+        try:
+            segment.create()
+        except OSError:
+            self.retire(segment)
+            raise
         return segment
 
-    def _fit(self, segment: Segment, keys: Sequence[ChunkKey], keep: Collection[Segment]) -> int:
-        count = min(len(keys), segment.capacity - segment.slots)
-        while count and not self.make_room(self._growth(segment, keys[:count]), {*keep, segment}):
-            count -= 1
-        return count
+    def _unborn(self, tenant: bytes) -> Segment:
+        header = Header(self._config.fingerprint, self._next_id, self._config.chunk_bytes, tenant)
+        return Segment.unborn(self._files, self.folder, header, self._config.segment_pages)
 
-    def _growth(self, segment: Segment, keys: Sequence[ChunkKey]) -> int:
-        size = segment.bytes_used_with(keys)
-        if segment.id in self._segments:
-            return size - segment.bytes_used
-        segments = len(self._segments)
-        return size + folder_bytes(segments + 1) - folder_bytes(segments)
+    def _end_idle(self, keep: Collection[Segment]) -> bool:
+        """Seal one that has something to give back: the stream longest unused first."""
+        for segment in [*self._streams.values(), *self._segments.values()]:
+            if segment not in keep and segment.slack:
+                if self._streams.get(segment.tenant) is segment:
+                    del self._streams[segment.tenant]
+                segment.seal()
+                return True
+        return False
+
+    def _copy(self, segment: Segment, least: Standing) -> bool:
+        self._copying = True
+        try:
+            return self._copy_forward(segment, least)
+        finally:
+            self._copying = False
+
+    def _candidate(self, segment: Segment) -> Candidate:
+        chunks, live = self._index.live(segment.id)
+        return Candidate(
+            segment.id,
+            segment.bytes_used,
+            segment.last_used,
+            chunks,
+            live * PAGE_BYTES,
+            self._index.pages_of(segment.id, Standing.SUPERSEDED) * PAGE_BYTES,
+            self._index.pages_of(segment.id, Standing.PINNED) * PAGE_BYTES,
+        )
 
     def _evict(self, segment: Segment) -> None:
-        self.evicted_chunks += len(segment.live)
+        standings = self._index.standings(segment.id)
+        pinned = [key for key, standing in standings.items() if standing is Standing.PINNED]
+        self.evicted_pins += pinned
+        self.evicted_chunks += self._index.live(segment.id)[0]
         self.remove(segment)
-
-    def _evict_neighbour(self) -> None:
-        """The oldest one; what cannot be removed counts as not ours from then on."""
-        oldest = self._policy.choose(
-            Candidate(i, neighbour.bytes, neighbour.last_used, 0)
-            for i, neighbour in enumerate(self._neighbours)
-        )
-        assert oldest is not None
-        neighbour = self._neighbours.pop(oldest.id)
-        try:
-            neighbour.remove(self._files)
-        except OSError as error:
-            self._foreign_bytes += neighbour.bytes
-            _log.warning("An old folder of the SSD store cannot be removed: %s", error)

@@ -2,57 +2,42 @@
 
 import errno
 import logging
-import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-import xxhash
-
+from cache_tiers.endurance.budget import WriteBudget
 from cache_tiers.eviction.lru import LeastRecentlyUsed
 from cache_tiers.eviction.policy import EvictionPolicy
-from cache_tiers.ssd.files import Files, OsFiles
-from cache_tiers.ssd.health import Health
-from cache_tiers.ssd.index import Index, Location
-from cache_tiers.ssd.journal import Header
-from cache_tiers.ssd.neighbours import LOCK
-from cache_tiers.ssd.runs import Run, merge
+from cache_tiers.ssd.allowance import Allowance, Unlimited
+from cache_tiers.ssd.appender import Appender, Packed
+from cache_tiers.ssd.clear import ClearSealer
+from cache_tiers.ssd.codec import Codec
+from cache_tiers.ssd.compaction import Compactor
+from cache_tiers.ssd.config import SsdConfig
+from cache_tiers.ssd.extent import Extent
+from cache_tiers.ssd.fetcher import Fetcher
+from cache_tiers.ssd.files import Files, OsFiles, probe_direct
+from cache_tiers.ssd.index import Index
+from cache_tiers.ssd.io_pool import IoPool
+from cache_tiers.ssd.journal import MOST_KEY_BYTES, Put
+from cache_tiers.ssd.loader import Loader
+from cache_tiers.ssd.neighbours import is_fingerprint
+from cache_tiers.ssd.reading import Reading
+from cache_tiers.ssd.root import Root
+from cache_tiers.ssd.sealer import Sealer
 from cache_tiers.ssd.segment import Segment
 from cache_tiers.ssd.space import Space
+from cache_tiers.ssd.tally import Tally
+from cache_tiers.ssd.writer import Writer
 from cache_tiers.store import ReadOutcome, StoreInUse, StoreStats, StoreUnusable, WriteOutcome
-from cache_tiers.types import ChunkKey
+from cache_tiers.types import ChunkKey, SessionKey, Standing
 
 _log = logging.getLogger(__name__)
 
-_READ_BYTES = 8 * 2**20
-"""Neighbours are merged into reads of this size; beyond it they gain nothing (measured)."""
-_USUAL_KEY_BYTES = 64
-_FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ESTALE})
-"""Errors that say that what is on the medium is not what this process left there."""
-
-
-@dataclass(frozen=True, slots=True)
-class SsdConfig:
-    """Of one store; sizes in bytes."""
-
-    root: Path
-    """A folder of the store's own; made if need be."""
-    fingerprint: str
-    """Names the folder under ``root``; chunks of another are never read."""
-    chunk_bytes: int
-    bytes_limit: int
-    """Over everything under ``root``."""
-    segment_bytes: int = 64 * 2**20
-    """Evicted at once. Made smaller for a small limit, and never less than a chunk."""
-
-    @property
-    def slots_per_segment(self) -> int:
-        """Chunks in a full segment; eight segments fit under the limit."""
-        return max(1, min(self.segment_bytes, self.bytes_limit // 8) // self.chunk_bytes)
+_MOST_CHUNK_BYTES = 2**32
+_SHUTDOWN_S = 5.0
+"""How long a closing store waits for a disk that does not answer."""
 
 
 class SsdStore:
@@ -66,89 +51,143 @@ class SsdStore:
         *,
         files: Files | None = None,
         policy: EvictionPolicy | None = None,
+        make_sealer: Callable[[], Sealer] = ClearSealer,
+        make_allowance: Callable[[], Allowance] | None = None,
+        read_only: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> "SsdStore":
-        """Open or make the store. ``clock`` gives seconds since the epoch.
+        """Open or make the store. ``clock`` gives seconds since the epoch, ``monotonic`` those that
+        deadlines are counted in. ``make_sealer`` and ``make_allowance`` are called once the root is
+        nobody else's; without them chunks are stored in the clear, and as many as come.
+        ``read_only`` looks at a store as it is now, also at one that another process uses.
 
-        Raises StoreUnusable when the folder cannot be used or another process uses it.
+        Raises StoreUnusable when the folder cannot be used or another process uses it, and what
+        ``make_sealer`` raises.
         """
-        if not _FINGERPRINT.fullmatch(config.fingerprint) or config.fingerprint == LOCK:
+        if not is_fingerprint(config.fingerprint):
             raise StoreUnusable(f"{config.fingerprint!r} cannot name a folder")
-        if config.chunk_bytes <= 0 or config.segment_bytes <= 0:
-            raise StoreUnusable("a chunk and a segment have at least one byte")
-        store = cls(config, clock, files or OsFiles(), policy or LeastRecentlyUsed())
-        store._start()
+        if not 0 < config.chunk_bytes < _MOST_CHUNK_BYTES or config.segment_bytes <= 0:
+            raise StoreUnusable("a chunk has from one byte to 4 GiB, a segment at least one")
+        root = Root(config.root, files or OsFiles())
+        try:
+            if not read_only:
+                root.take()
+            allowance = make_allowance() if make_allowance and not read_only else Unlimited()
+            sealer = make_sealer()
+            store = cls(
+                config,
+                clock,
+                root,
+                policy or LeastRecentlyUsed(),
+                sealer,
+                allowance,
+                read_only,
+                monotonic,
+            )
+            store._start()
+        except BlockingIOError:
+            raise StoreInUse(f"{config.root} is in use by another process or store") from None
+        except OSError as error:
+            root.release()
+            raise StoreUnusable(f"{config.root} cannot be used: {error}") from error
+        except BaseException:
+            root.release()
+            raise
         return store
 
     def __init__(
-        self, config: SsdConfig, clock: Callable[[], float], files: Files, policy: EvictionPolicy
+        self,
+        config: SsdConfig,
+        clock: Callable[[], float],
+        root: Root,
+        policy: EvictionPolicy,
+        sealer: Sealer,
+        allowance: Allowance | Unlimited,
+        read_only: bool,
+        monotonic: Callable[[], float],
     ) -> None:
         self._config = config
         self._clock = clock
-        self._index = Index()
-        self._space = Space(
-            files,
-            policy,
-            self._index,
-            config.root,
-            Header(config.fingerprint, 0, config.chunk_bytes),
-            config.slots_per_segment,
-            config.bytes_limit,
-        )
-        self._writing = threading.Lock()
+        self._root = root
+        self._sealer = sealer
+        self._read_only = read_only
+        self._allowance = allowance
+        files = root.files
         self._closed = False
-        self._stale = False
-        self._reads = Health("The SSD store", "read")
-        self._writes = Health("The SSD store", "write")
-        self._counting = threading.Lock()
-        self._deleted: dict[int, list[int]] = {}
-        """Slots forgotten in memory but not yet in their segment's journal."""
-        self._bytes_written = self._bytes_read = 0
-        self._corrupt_chunks = self._failed_reads = self._failed_writes = 0
+        self._tally = Tally()
+        self._codec = Codec(config, sealer)
+        self._index = Index(sealer)
+        self._space = Space(config, files, policy, self._index, self._on_lost, self._copy_forward)
+        self._pool = IoPool(config.read_threads, monotonic)
+        self._loader = Loader(config, files, self._index, self._space, repair=not read_only)
+        self._fetcher = Fetcher(
+            self._space,
+            self._codec,
+            self._pool,
+            self,
+            self._tally,
+            monotonic,
+            config.read_deadline_s,
+        )
+        self._appender = Appender(
+            self._space, self._index, self._codec, self._pool, allowance, self._on_replaced
+        )
+        self._compactor = Compactor(
+            self._space, self._index, self._appender, self._codec, allowance
+        )
+        self._writer = Writer(
+            self._space,
+            self._index,
+            self._loader,
+            self._codec,
+            sealer,
+            self._appender,
+            self._compactor,
+            self._tally,
+            allowance,
+            self._retake,
+        )
 
     @property
     def chunk_bytes(self) -> int:
         return self._config.chunk_bytes
 
+    @property
+    def budget(self) -> WriteBudget | None:
+        return self._allowance.budget
+
+    # --- the contract ------------------------------------------------------------------------
+
     def contains(self, key: ChunkKey) -> bool:
-        return not self._closed and key in self._index
+        return key in self._index and not self._closed and not self._fetcher.hangs()
 
     def get(self, keys: Sequence[ChunkKey], into: Sequence[memoryview]) -> list[ReadOutcome]:
-        views = self._checked(keys, into)
-        outcomes = [ReadOutcome.MISSING] * len(keys)
-        if self._closed:
-            return outcomes
-        places = self._index.use(keys, self._clock())
-        for run in merge(places, max(1, _READ_BYTES // self.chunk_bytes)):
-            buffers = [views[position] for position in run.positions]
-            size = self._read(run, buffers)
-            if isinstance(size, ReadOutcome):
-                for position in run.positions:
-                    outcomes[position] = size
-                continue
-            for i, position in enumerate(run.positions):
-                place = places[position]
-                assert place is not None
-                whole = (i + 1) * self.chunk_bytes <= size
-                if whole and xxhash.xxh3_128_digest(views[position]) == place.digest:
-                    outcomes[position] = ReadOutcome.OK
-                else:
-                    outcomes[position] = ReadOutcome.CORRUPT
-                    self._found_corrupt(keys[position], place)
-        return outcomes
+        return self.read(keys, into, float("inf")).wait()
 
-    def put(self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview]) -> list[WriteOutcome]:
+    def read(
+        self, keys: Sequence[ChunkKey], into: Sequence[memoryview], deadline_s: float
+    ) -> Reading:
+        views = self._checked(keys, into)
+        places: list[Extent | None] = [None] * len(keys)
+        if not self._closed:
+            places = self._index.find(keys)
+            self._writer.use(places, self._clock())
+        return self._fetcher.read(keys, places, views, deadline_s)
+
+    def put(
+        self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview], owner: SessionKey
+    ) -> list[WriteOutcome]:
         views = dict(reversed(list(zip(keys, self._checked(keys, chunks), strict=True))))
-        with self._writer():
-            if self._closed:
-                return [WriteOutcome.REFUSED] * len(keys)
-            ready = self._ready()
-            now = self._clock()
-            places = self._index.use(keys, now)
-            present = {key for key, place in zip(keys, places, strict=True) if place}
-            keep = {place.segment for place in places if place}
-            fresh = [key for key in dict.fromkeys(keys) if key not in present]
-            stored = self._store(fresh, [views[key] for key in fresh], keep) if ready else 0
-        new = set(fresh[:stored])
+        if self._unwritable:
+            return [WriteOutcome.REFUSED] * len(keys)
+
+        def packed(fresh: Sequence[ChunkKey]) -> list[Packed]:
+            if not self._config.compress:
+                return [Packed(key, views[key]) for key in fresh]
+            work = [self._pool.write(partial(self._codec.pack, views[key])) for key in fresh]
+            return [Packed(key, job.result()) for key, job in zip(fresh, work, strict=True)]
+
+        present, new = self._writer.put(packed, keys, owner, self._clock())
         outcomes = []
         for key in keys:
             if key in new:
@@ -160,172 +199,128 @@ class SsdStore:
         return outcomes
 
     def delete(self, keys: Iterable[ChunkKey]) -> int:
-        with self._writer():
-            if self._closed:
-                return 0
-            places = self._index.forget(keys)
-            self._forgotten(places)
-            self._ready()
-        return len(places)
+        return 0 if self._unwritable else self._writer.delete(keys)
+
+    def shred(self, session: SessionKey, keep: Iterable[ChunkKey] = ()) -> bool:
+        if self._unwritable:
+            raise OSError(errno.EBADF, "the store is closed, or open for reading alone")
+        return self._writer.shred(session, list(keep))
+
+    def rank(self, keys: Sequence[ChunkKey], standing: Standing) -> None:
+        self._index.mark(keys, standing)
+
+    def take_evicted_pins(self) -> list[ChunkKey]:
+        return self._writer.take_evicted_pins()
 
     def flush(self) -> None:
-        with self._writer():
-            self._flush()
+        if not self._unwritable:
+            self._writer.flush()
 
     def stats(self) -> StoreStats:
+        tally = self._tally
         return StoreStats(
             chunks=len(self._index),
             bytes_used=self._space.bytes_used,
             bytes_limit=self._config.bytes_limit,
-            bytes_written=self._bytes_written,
-            bytes_read=self._bytes_read,
+            bytes_written=tally.bytes_written,
+            bytes_read=tally.bytes_read,
+            device_bytes_written=self._appender.bytes_written + self._loader.bytes_written,
             evicted_chunks=self._space.evicted_chunks,
-            corrupt_chunks=self._corrupt_chunks,
-            failed_reads=self._failed_reads,
-            failed_writes=self._failed_writes,
-            healthy=self._writes.healthy,
+            corrupt_chunks=tally.corrupt_chunks,
+            failed_reads=tally.failed_reads,
+            failed_writes=tally.failed_writes,
+            healthy=tally.writes.healthy and not self._fetcher.hangs(),
+            over_budget_chunks=tally.over_budget_chunks,
+            late_reads=tally.late_reads,
         )
 
     def close(self) -> None:
-        with self._writer():
-            self._flush()
-            self._closed = True
-            self._space.unlock()
+        if self._closed:
+            return
+        if self._read_only:
+            self._sealer.close()
+        else:
+            self._writer.close()
+        self._closed = True
+        self._pool.shutdown(_SHUTDOWN_S)
+        self._index.close()
+        self._root.release()
+
+    # --- beyond the contract -----------------------------------------------------------------
+
+    def compact(self) -> int:
+        """Rewrite what is of use in segments that hold much else; returns bytes given back. Raises
+        OSError."""
+        return 0 if self._unwritable else self._writer.compact()
+
+    # --- what happens below ------------------------------------------------------------------
+
+    def on_segment_gone(self, segment: Segment) -> None:
+        """A file that the index names is not there."""
+        if self._space.lose(segment):
+            self._writer.note_loss()
+
+    def on_corrupt(self, key: ChunkKey, place: Extent) -> None:
+        """A chunk is not what had been written."""
+        if not self._index.forget_extent(key, place):
+            return
+        self._writer.note_deleted([(key, place)])
+        if self._tally.corrupt():
+            _log.warning(
+                "A chunk on the SSD was not what had been written (segment %d): it is recomputed. "
+                "Further ones are only counted.",
+                place.segment,
+            )
+
+    def _on_lost(self, lost: Sequence[Extent]) -> None:
+        self._writer.release(lost)
+
+    def _on_replaced(self, puts: list[Put]) -> None:
+        self._writer.note_deleted(puts)
+
+    def _copy_forward(self, segment: Segment, least: Standing) -> bool:
+        return self._compactor.copy_forward(segment, least)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    @property
+    def _unwritable(self) -> bool:
+        return self._closed or self._read_only
 
     def _start(self) -> None:
-        root, limit = self._config.root, self._config.bytes_limit
         try:
-            self._space.load(self._deleted)
-            needed = self._space.smallest(_USUAL_KEY_BYTES)
-            if limit < needed:
-                raise StoreUnusable(
-                    f"a limit of {limit} bytes holds no chunk of {self.chunk_bytes} bytes: "
-                    f"allow at least {needed} bytes, or turn the store off"
-                )
-            if not self._space.make_room(0, ()):
-                raise StoreUnusable(
-                    f"files that are not the store's fill {root} beyond the limit of {limit} "
-                    "bytes: give the store a folder of its own"
-                )
-        except BlockingIOError:
-            raise StoreInUse(f"{root} is in use by another process or store") from None
-        except OSError as error:
-            self._space.unlock()
-            raise StoreUnusable(f"{root} cannot be used: {error}") from error
-        except StoreUnusable:
-            self._space.unlock()
+            self._loader.load(())
+            if not self._read_only:
+                self._check_room()
+                direct = probe_direct(self._root.files, self._space.folder)
+                self._fetcher.direct = self._appender.direct = direct
+        except BaseException:
+            self._pool.shutdown(0)
+            self._sealer.close()
             raise
+
+    def _check_room(self) -> None:
+        root, limit, needed = self._config.root, self._config.bytes_limit, self._space.smallest()
+        if limit < needed:
+            raise StoreUnusable(
+                f"a limit of {limit} bytes holds no chunk of {self.chunk_bytes} bytes: "
+                f"allow at least {needed} bytes, or turn the store off"
+            )
+        if not self._space.make_room(0) and not self._config.free_floor:
+            raise StoreUnusable(
+                f"files that are not the store's fill {root} beyond the limit of {limit} "
+                "bytes: give the store a folder of its own"
+            )
+
+    def _retake(self) -> None:
+        """The root was lost: make it ours again."""
+        self._root.take()
+        self._sealer.revive()
 
     def _checked(self, keys: Sequence[ChunkKey], buffers: Sequence[memoryview]) -> list[memoryview]:
         views = [buffer.cast("B") for buffer in buffers]
         if len(views) != len(keys) or any(view.nbytes != self.chunk_bytes for view in views):
             raise ValueError(f"one buffer of {self.chunk_bytes} bytes a key")
+        if any(not 0 < len(key) <= MOST_KEY_BYTES for key in keys):
+            raise ValueError(f"a key has 1 to {MOST_KEY_BYTES} bytes")
         return views
-
-    @contextmanager
-    def _writer(self) -> Iterator[None]:
-        with self._writing:
-            try:
-                yield
-            finally:
-                self._space.measure()
-
-    def _read(self, run: Run, buffers: list[memoryview]) -> int | ReadOutcome:
-        """Bytes read from the run's start on, or what became of all of its chunks."""
-        try:
-            size = run.segment.read(run.slot, buffers)
-        except OSError as error:
-            if error.errno in _GONE:
-                if self._space.lose(run.segment):
-                    self._stale = True
-                return ReadOutcome.MISSING
-            with self._counting:
-                self._failed_reads += len(buffers)
-            self._reads.failed(error)
-            return ReadOutcome.FAILED
-        with self._counting:
-            self._bytes_read += size
-        self._reads.succeeded()
-        return size
-
-    def _found_corrupt(self, key: ChunkKey, place: Location) -> None:
-        if self._index.forget_place(key, place):
-            self._forgotten([place])
-            with self._counting:
-                self._corrupt_chunks += 1
-                first = self._corrupt_chunks == 1
-            if first:
-                _log.warning(
-                    "A chunk on the SSD was not what had been written (%s): it is recomputed. "
-                    "Further ones are only counted.",
-                    place.segment.data_path,
-                )
-
-    def _forgotten(self, places: Iterable[Location]) -> None:
-        """Have the next writer write it down: a reader does not wait for the write lock."""
-        with self._counting:
-            for place in places:
-                self._deleted.setdefault(place.segment.id, []).append(place.slot)
-
-    def _ready(self) -> bool:
-        """Bring memory and medium together; whether that worked."""
-        try:
-            if self._stale:
-                self._space.load(self._deleted)
-                self._stale = False
-            for segment_id in list(self._deleted):
-                self._write_deletes(segment_id)
-        except (OSError, StoreUnusable) as error:
-            self._write_failed(error, 0)
-            return False
-        return True
-
-    def _write_deletes(self, segment_id: int) -> None:
-        with self._counting:
-            slots = self._deleted.pop(segment_id)
-        try:
-            self._space.forget(segment_id, slots)
-        except OSError:
-            with self._counting:
-                self._deleted.setdefault(segment_id, []).extend(slots)
-            raise
-
-    def _store(
-        self, keys: Sequence[ChunkKey], chunks: Sequence[memoryview], keep: set[Segment]
-    ) -> int:
-        """Write as many as fit; returns how many, from the first on."""
-        stored = 0
-        try:
-            while stored < len(keys):
-                found = self._space.reserve(keys[stored:], keep)
-                if found is None:
-                    break
-                segment, count = found
-                end = stored + count
-                puts = segment.append(keys[stored:end], chunks[stored:end])
-                self._index.add(segment, puts)
-                segment.last_used = max(segment.last_used, self._clock())
-                keep.add(segment)
-                stored = end
-        except OSError as error:
-            self._space.retire()
-            self._write_failed(error, len(keys) - stored)
-        else:
-            if stored:
-                self._writes.succeeded()
-        self._bytes_written += stored * self.chunk_bytes
-        return stored
-
-    def _write_failed(self, error: Exception, chunks: int) -> None:
-        if isinstance(error, OSError) and error.errno in _GONE:
-            self._stale = True
-        self._failed_writes += chunks
-        self._writes.failed(error)
-
-    def _flush(self) -> None:
-        if self._closed or not self._ready():
-            return
-        try:
-            self._space.sync()
-        except OSError as error:
-            self._write_failed(error, 0)

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from cache_tiers import hints
+from engine.core_plugin.device_blocks import VllmDeviceBlocks
 from engine.core_plugin.orders import ValetMetadata
 from engine.core_plugin.scheduler import ValetScheduler
-from engine.core_plugin.sessions_view import VllmDeviceBlocks
 from engine.core_plugin.vllm_compat import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -46,7 +46,7 @@ class ValetConnector(OffloadingConnector):
         """vLLM hands over its device blocks."""
         super().bind_kv_cache_manager(kv_cache_manager)
         if self.connector_scheduler is not None:
-            self.connector_scheduler.sessions.device = VllmDeviceBlocks(kv_cache_manager)
+            self.connector_scheduler.sessions.bind(VllmDeviceBlocks(kv_cache_manager))
 
     def request_finished(
         self, request: Any, block_ids: list[int]
@@ -54,6 +54,13 @@ class ValetConnector(OffloadingConnector):
         """Whether to keep the blocks, and the request's report."""
         assert self.connector_scheduler is not None
         return self.connector_scheduler.request_finished(request)
+
+    def has_pending_block_frees(self) -> bool:
+        """vLLM asks before it preempts a request for want of blocks: whether to try again in the
+        next step instead. The oldest pin is broken for it."""
+        assert self.connector_scheduler is not None
+        pending: bool = super().has_pending_block_frees()
+        return pending or self.connector_scheduler.sessions.standings.break_device_pin()
 
     def reset_cache(self) -> bool:
         """Refused: chunks are on their way while the engine runs, and what is stored stays right

@@ -1,6 +1,7 @@
 """Control commands: what is asked of sessions without a request. Scheduler thread only."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -8,17 +9,22 @@ from typing import Protocol
 
 from cache_tiers import hints
 from cache_tiers.types import ChunkKey, SessionKey, Tier
+from engine.core_plugin.admittance import Admittance
+from engine.core_plugin.device_blocks import DeviceBlocks
 from engine.core_plugin.device_fill import DeviceFill
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.operations import (
     DropOperation,
     FlushOperation,
+    Forgotten,
     Operation,
     ParkOperation,
     PrefetchOperation,
+    TruncateOperation,
 )
-from engine.core_plugin.sessions_view import DeviceBlocks, SessionChunks
+from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.usage import UsageOperation
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +34,7 @@ class SchedulerSide(Protocol):
 
     manager: TierManager
     sessions: SessionChunks
+    admittance: Admittance
     tokens_per_chunk: int
     info: hints.EngineInfo
 
@@ -64,8 +71,9 @@ class Errand:
 class ControlDesk:
     """Answers what can be answered at once, and polls the rest once a step."""
 
-    def __init__(self, side: SchedulerSide) -> None:
+    def __init__(self, side: SchedulerSide, clock: Callable[[], float] = time.monotonic) -> None:
         self._side = side
+        self._clock = clock
         self._open: list[Errand] = []
         self.manager = side.manager
         self.tokens_per_chunk = side.tokens_per_chunk
@@ -75,6 +83,8 @@ class ControlDesk:
 
     def take(self, command: hints.Command) -> "bytes | Future[bytes]":
         """Carry out one command: the encoded reply, or a Future of it."""
+        # An idle engine does not step, so leases that are over end here.
+        self._side.sessions.standings.poll(self._clock())
         match command:
             case hints.GetInfo():
                 return hints.encode(self._side.info)
@@ -94,6 +104,19 @@ class ControlDesk:
                 return self._run(session, lambda now: DropOperation(self, session, now))
             case hints.Flush():
                 return self._run(None, lambda now: FlushOperation(self, now))
+            case hints.Pin(session, tier, ttl_s):
+                return hints.encode(self._side.sessions.pin(session, tier, self._clock() + ttl_s))
+            case hints.Unpin(session, each):
+                self._side.sessions.standings.pins.unpin(session, each)
+                return hints.encode(hints.Done())
+            case hints.TakeBroken():
+                return hints.encode(hints.BrokenPins(self._side.sessions.standings.take_broken()))
+            case hints.Fork(parent, child, most):
+                return hints.encode(self._side.sessions.fork(parent, child, most))
+            case hints.Truncate(session, tokens):
+                return self._run(session, lambda now: TruncateOperation(self, session, tokens, now))
+            case hints.GetUsage():
+                return self._run(None, lambda _: UsageOperation(self._side.sessions, self.manager))
 
     def poll(self, now: float) -> None:
         """Give open operations their turn: of one session's, the first; the others wait for it."""
@@ -124,16 +147,27 @@ class ControlDesk:
         """See SessionsView."""
         return self._side.sessions.describe(session)
 
+    def to_write(self, session: SessionKey) -> Sequence[ChunkKey]:
+        """See SessionsView."""
+        return self._side.admittance.at_park(session, self.chain(session) or ())
+
+    def truncate(self, session: SessionKey, tokens: int) -> hints.SessionKv:
+        """See SessionsView."""
+        return self._side.sessions.truncate(session, tokens)
+
     def park(self, session: SessionKey) -> None:
         """See SessionsView."""
         self._side.sessions.park(session)
 
-    def forget(self, session: SessionKey) -> list[ChunkKey]:
+    def forget(self, session: SessionKey) -> Forgotten:
         """See SessionsView."""
-        orphans = self._side.sessions.forget(session)
+        held, orphans = self._side.sessions.forget(session)
+        self._side.admittance.forget(session)
         # A running request may have found one of them there, and will hold it when it ends.
-        in_use = self._side.keys_of_running()
-        return [key for key in orphans if key not in in_use]
+        gone = set(orphans) - self._side.keys_of_running()
+        return Forgotten(
+            [key for key in held if key in gone], [key for key in held if key not in gone]
+        )
 
     def on_device(self, session: SessionKey) -> int:
         """See DeviceFiller."""
@@ -147,9 +181,15 @@ class ControlDesk:
         """See DeviceFiller."""
         self._side.open_fill(stream, blocks)
 
-    def adopt(self, filled: Sequence[tuple[ChunkKey, int]], empty: Sequence[int]) -> None:
+    def adopt(
+        self,
+        session: SessionKey,
+        filled: Sequence[tuple[ChunkKey, int]],
+        empty: Sequence[int],
+    ) -> None:
         """See DeviceFiller."""
         self._device.give([(bytes(key), block) for key, block in filled], empty)
+        self._side.sessions.hold(session)
 
     @property
     def _device(self) -> DeviceBlocks:

@@ -34,8 +34,14 @@ class DeviceFiller(Protocol):
         """Carry ``stream`` out, which writes to ``blocks``, beginning with the next step."""
         ...
 
-    def adopt(self, filled: Sequence[tuple[ChunkKey, int]], empty: Sequence[int]) -> None:
-        """Give blocks back to the pool: filled ones under their chunk's name, others nameless."""
+    def adopt(
+        self,
+        session: SessionKey,
+        filled: Sequence[tuple[ChunkKey, int]],
+        empty: Sequence[int],
+    ) -> None:
+        """Give blocks back to the pool: filled ones under their chunk's name, others nameless.
+        Where the session has a lease on the device, its chunks are held from now on."""
         ...
 
 
@@ -70,6 +76,7 @@ class DeviceFill:
         lost = self._stream.lost()
         filled = self._stream.items[: len(self._stream.items) - len(lost)]
         self._filler.adopt(
+            self._session,
             [(item.key, item.block_ids[0]) for item in filled],
             [*(item.block_ids[0] for item in lost), *self._spare],
         )

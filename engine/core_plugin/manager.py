@@ -8,19 +8,20 @@ Scheduler thread only. Differences from vLLM's own tiering manager, which this e
 - Sessions: which chunks each holds, what only one holds, what to free when it parks or is dropped.
 """
 
+import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from cache_tiers.types import ChunkKey, MissReason, Tier
-from engine.core_plugin.ssd_tier import SsdTier, TierResult
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Standing, Tier
+from engine.core_plugin.dram_tier import DramTier
+from engine.core_plugin.ssd_tier import Owner, SsdTier, TierResult
 from engine.core_plugin.vllm_compat import (
     CacheHitSource,
     CPULoadStoreSpec,
-    CPUPrimaryTierOffloadingManager,
     JobMetadata,
     JobResult,
     LoadStoreSpec,
@@ -37,42 +38,19 @@ CHUNKS_PER_READ = 4
 merge into one read."""
 
 
-class DramTier(CPUPrimaryTierOffloadingManager):
-    """vLLM's DRAM tier with the three questions and one act that sessions need."""
-
-    def room(self) -> int:
-        """Chunks that could be allocated now, by taking free slots or evicting idle chunks."""
-        return self._get_num_free_chunks() + self._num_evictable_cache_chunks
-
-    def has(self, key: ChunkKey) -> bool:
-        """Whether ``key`` is in DRAM, complete."""
-        chunk = self._policy.get(OffloadKey(key))
-        return chunk is not None and chunk.is_ready
-
-    def has_or_awaits(self, key: ChunkKey) -> bool:
-        """Whether ``key`` is in DRAM or on its way there."""
-        return self._policy.get(OffloadKey(key)) is not None
-
-    def drop(self, keys: Iterable[ChunkKey]) -> int:
-        """Free chunks that nobody is using; returns how many."""
-        freed = 0
-        for key in keys:
-            chunk = self._policy.get(OffloadKey(key))
-            if chunk is None or chunk.ref_cnt != 0:
-                continue
-            self._policy.mark_non_evictable(OffloadKey(key))
-            self._num_evictable_cache_chunks -= 1
-            self._policy.remove(OffloadKey(key))
-            self._free_chunk(chunk)
-            freed += 1
-        return freed
-
-
 @dataclass
 class DeferredLoad(LoadStoreSpec):
     """What a load reads, before it is known where in DRAM: the chunks' names, in order."""
 
     keys: list[ChunkKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """How far a request's chunks are written to SSD; kept in its context."""
+
+    tokens: float
+    """Chunks that end behind this many tokens of its prompt are not, for now."""
 
 
 @dataclass
@@ -101,9 +79,13 @@ class TierManager(TieringOffloadingManager):
         super().__init__(dram, [ssd] if ssd is not None else [])
         self.dram = dram
         self.ssd = ssd
+        self.public: set[ChunkKey] = ssd.public if ssd is not None else set()
+        """See ``SsdTier.public``."""
         self.capacity = dram._num_chunks
         self.chunk_bytes = int(dram.get_kv_memoryview().strides[0])
         self._pending_patience_s = pending_patience_s
+        self.standing_on_ssd: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
+        """Asked once for each chunk that was written."""
         self._waiters: dict[ChunkKey, ReadWaiter] = {}
         self._reading_since: dict[ChunkKey, float] = {}
         self._prefetched: set[ChunkKey] = set()
@@ -170,19 +152,46 @@ class TierManager(TieringOffloadingManager):
     def complete_store(
         self, keys: Collection[OffloadKey], req_context: ReqContext, success: bool = True
     ) -> None:
-        """vLLM's, in prefix order: what is written in order is read back in few, large reads."""
+        """vLLM's, for chunks that are worth a write; the others end in DRAM. In prefix order: what
+        is written in order is read back in few, large reads."""
         positions = req_context._offload_key_positions
         in_order = sorted(keys, key=lambda key: positions.get(key, 0))
+        admitted = req_context.get_state(Admitted)
+        if success and admitted is not None and self.ssd is not None:
+            due = [key for key in in_order if positions.get(key, 0) <= admitted.tokens]
+            waiting = [key for key in in_order if positions.get(key, 0) > admitted.tokens]
+            self.dram.complete_store(waiting, req_context, success)
+            in_order = due
         super().complete_store(in_order, req_context, success)
+
+    def store_room(self) -> int:
+        """Chunks that DRAM takes from the device now: what SSD has not yet taken over from there
+        may not fill it, and no pin is broken for what can wait."""
+        room = self.dram.spare()
+        return room if self.ssd is None else min(room, self.ssd.write_room())
 
     # --- moving chunks ----------------------------------------------------------------------------
 
     def poll(self) -> None:
-        """Take note of finished SSD jobs."""
+        """Take note of finished SSD jobs, and of reads that are late: nobody waits for those any
+        more, but their rows stay theirs until the disk lets go."""
         self._maybe_process_finished_jobs()
+        for key in self.ssd.take_late() if self.ssd is not None else ():
+            self._reading_since[key] = -math.inf
+            waiter = self._waiters.pop(key, None)
+            if waiter is not None:
+                waiter.on_failed(key, MissReason.IO_TIMEOUT)
 
-    def bring(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> None:
-        """Pin for ``waiter`` what is in DRAM, and start reading of the rest what fits."""
+    def bring(
+        self,
+        keys: Sequence[ChunkKey],
+        waiter: ReadWaiter,
+        now: float,
+        *,
+        break_pins: bool = True,
+    ) -> None:
+        """Pin for ``waiter`` what is in DRAM, and start reading of the rest what fits; a lease on
+        DRAM is broken only where nothing else gives room for a first read, if at all."""
         here = [key for key in keys if self.dram.has(key)]
         if here:
             self.pin(here)
@@ -192,10 +201,10 @@ class TierManager(TieringOffloadingManager):
             for key in away:
                 waiter.on_failed(key, MissReason.EVICTED)
             return
-        while away and (size := min(CHUNKS_PER_READ, self.dram.room())):
+        while away and (size := min(CHUNKS_PER_READ, self.dram.spare() or (break_pins and 1))):
             if not self._start_read(away[:size], waiter, now):
                 return
-            away = away[size:]
+            away, break_pins = away[size:], False
 
     def pin(self, keys: Sequence[ChunkKey]) -> None:
         """Protect chunks in DRAM from eviction."""
@@ -210,17 +219,22 @@ class TierManager(TieringOffloadingManager):
         chunks = [self.dram._policy.get(OffloadKey(key)) for key in keys]
         return CPULoadStoreSpec([chunk.chunk_id for chunk in chunks])
 
-    def write_down(self, keys: Iterable[ChunkKey]) -> None:
-        """Start copying to SSD what is in DRAM and neither on SSD nor on its way there."""
+    def write_down(self, session: SessionKey, keys: Sequence[ChunkKey]) -> Sequence[ChunkKey]:
+        """Start copying to SSD what is in DRAM and neither on SSD nor on its way there, from the
+        first on as far as there is room in the queue; returns what is not queued yet."""
         if self.ssd is None:
-            return
+            return ()
+        keys, left = keys[: self.ssd.write_room()], keys[self.ssd.write_room() :]
         batch = [
             OffloadKey(key)
             for key in keys
             if self.dram.has(key) and not self.ssd.contains(key) and not self.ssd.is_writing([key])
         ]
         if batch:
-            self.ssd.submit_store(self.create_store_job(batch, self._own_context(), 0))
+            context = self._own_context()
+            context.set_state(Owner(session))
+            self.ssd.submit_store(self.create_store_job(batch, context, 0))
+        return left
 
     def is_moving(self) -> bool:
         """Whether any chunk is on its way between DRAM and SSD."""
@@ -263,7 +277,11 @@ class TierManager(TieringOffloadingManager):
         """As vLLM's, for every job that has ended; tells the tier when it was a write."""
         ended: JobMetadata | None = super()._pop_job(job_id)
         if ended is not None and not ended.transfer_job.is_promotion and self.ssd is not None:
-            self.ssd.on_stored(ended.transfer_job.keys)
+            keys = [ChunkKey(key) for key in ended.transfer_job.keys]
+            self.ssd.on_stored(keys)
+            for key in keys:
+                if (standing := self.standing_on_ssd(key)) is not Standing.ORDINARY:
+                    self.ssd.rank([key], standing)
         return ended
 
     # --- inside ---------------------------------------------------------------------------------

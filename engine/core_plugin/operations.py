@@ -1,11 +1,12 @@
-"""Control operations that take more than one scheduler step: park, prefetch, drop, flush.
+"""Control operations that take more than one scheduler step: park, prefetch, drop, cut, flush.
 
 Each is a small state machine that the scheduler polls once a step until it returns a reply. While
 one is open the engine keeps stepping, so they make progress on an idle engine too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from cache_tiers.hints import Done, Dropped, Failure, Prefetched, Reply, SessionKv
@@ -14,6 +15,16 @@ from engine.core_plugin.manager import TierManager
 
 PATIENCE_S = 60.0
 """After this long an operation fails rather than waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Chunks of a session that was dropped."""
+
+    orphans: list[ChunkKey]
+    """Nobody holds these now."""
+    shared: list[ChunkKey]
+    """Others hold these."""
 
 
 class SessionsView(Protocol):
@@ -30,12 +41,20 @@ class SessionsView(Protocol):
 
     def describe(self, session: SessionKey) -> SessionKv: ...
 
+    def to_write(self, session: SessionKey) -> Sequence[ChunkKey]:
+        """Of the session's chain, what parking it writes to SSD."""
+        ...
+
+    def truncate(self, session: SessionKey, tokens: int) -> SessionKv:
+        """Cut the session's chain."""
+        ...
+
     def park(self, session: SessionKey) -> None:
         """Free device blocks and DRAM chunks that SSD has and that only parked sessions hold."""
         ...
 
-    def forget(self, session: SessionKey) -> list[ChunkKey]:
-        """Drop the session and free its upper copies; returns chunks that nobody holds now."""
+    def forget(self, session: SessionKey) -> Forgotten:
+        """Drop the session and free its upper copies."""
         ...
 
 
@@ -70,11 +89,11 @@ class ParkOperation:
             return self._view.describe(self._session)
         if ssd.is_writing(keys):
             return None
-        new = [key for key in keys if key not in self._asked]
+        new = [key for key in self._view.to_write(self._session) if key not in self._asked]
         if new:
             # Once each: a chunk that the disk refuses stays where it is.
-            self._asked.update(new)
-            self._view.manager.write_down(new)
+            left = self._view.manager.write_down(self._session, new)
+            self._asked.update(new[: len(new) - len(left)])
             return None
         if self._flush is None:
             self._flush = ssd.flush()
@@ -110,8 +129,8 @@ class PrefetchOperation:
         if now <= self._deadline and not self._failed:
             handled = self._reading.union(self._pinned)
             pending = [key for key in self._wanted if key not in handled]
-            if pending and manager.dram.room() > 0:
-                manager.bring(pending, self, now)
+            if pending and manager.dram.spare() > 0:
+                manager.bring(pending, self, now, break_pins=False)
                 return None
             if self._reading:
                 return None
@@ -147,36 +166,66 @@ class PrefetchOperation:
 
 
 class DropOperation:
-    """Forget a session and delete what nobody else holds."""
+    """Forget a session and delete what nobody else holds. One that fails can be asked again, also
+    when the disk has not answered yet: what was asked first is done first."""
 
     def __init__(self, view: SessionsView, session: SessionKey, now: float) -> None:
         self._view = view
         self._session = session
         self._deadline = now + PATIENCE_S
-        self._reply: Dropped | None = None
-        self._delete: Future[int] | None = None
+        self._forgotten: Forgotten | None = None
+        self._known = False
+        self._drop: Future[bool] | None = None
 
     def poll(self, now: float) -> Reply | None:
         """See Operation."""
-        manager = self._view.manager
-        if self._reply is None:
+        ssd = self._view.manager.ssd
+        if self._forgotten is None:
             if now > self._deadline:
-                return Failure("dropping took too long: the session is busy")
+                return Failure("dropping took too long: the session is busy or the disk is slow")
             if not self._view.is_quiet(self._session):
                 return None
             chain = self._view.chain(self._session)
-            known = chain is not None
-            if manager.ssd is not None and manager.ssd.is_writing(chain or ()):
+            self._known = chain is not None
+            if ssd is not None and ssd.is_writing(chain or ()):
                 return None
-            orphans = self._view.forget(self._session)
-            size = len(orphans) * manager.chunk_bytes
-            self._reply = Dropped(self._session, known, len(orphans), size)
-            if manager.ssd is not None:
-                self._delete = manager.ssd.delete(orphans)
-                manager.ssd.persist_manifests()
-        if self._delete is not None and not self._delete.done():
+            self._forgotten = gone = self._view.forget(self._session)
+            if ssd is not None:
+                self._drop = ssd.drop(self._session, gone.orphans, gone.shared)
+                ssd.persist_manifests()
+        if self._drop is not None and not self._drop.done():
+            if now > self._deadline:
+                return Failure("the session's key is not known to be destroyed: the disk is slow")
             return None
-        return self._reply
+        destroyed = False
+        if self._drop is not None:
+            if (error := self._drop.exception()) is not None:
+                return Failure(f"the session's key could not be destroyed: {error}")
+            destroyed = self._drop.result()
+        return self._dropped(self._forgotten, destroyed)
+
+    def _dropped(self, gone: Forgotten, destroyed: bool) -> Dropped:
+        chunks = len(gone.orphans)
+        size = chunks * self._view.manager.chunk_bytes
+        return Dropped(self._session, self._known, chunks, size, destroyed)
+
+
+class TruncateOperation:
+    """Wait for the session to be quiet, then cut it: a turn under way would bring back the end."""
+
+    def __init__(self, view: SessionsView, session: SessionKey, tokens: int, now: float) -> None:
+        self._view = view
+        self._session = session
+        self._tokens = tokens
+        self._deadline = now + PATIENCE_S
+
+    def poll(self, now: float) -> Reply | None:
+        """See Operation."""
+        if now > self._deadline:
+            return Failure("cutting took too long: the session is busy")
+        if not self._view.is_quiet(self._session):
+            return None
+        return self._view.truncate(self._session, self._tokens)
 
 
 class FlushOperation:

@@ -50,24 +50,35 @@ class ReportLedger:
         return self._records.get(request_id)
 
     def finish(
-        self, request_id: str, prompt_tokens: int, chain: Sequence[ChunkKey]
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        chain: Sequence[ChunkKey],
+        superseded: int = 0,
     ) -> KvReport | None:
-        """Close a request's record; ``chain`` are the chunks of its prompt."""
+        """Close a request's record; ``chain`` are the chunks of its prompt, ``superseded`` the
+        tokens that it leaves behind."""
         record = self._records.pop(request_id, None)
         if record is None:
             return None
-        report = self._report(record, prompt_tokens, chain)
+        report = self._report(record, prompt_tokens, chain, superseded)
         self._finished[request_id] = report
         if len(self._finished) > KEPT:
             self._finished.popitem(last=False)
         return report
 
     def preview(
-        self, request_id: str, prompt_tokens: int, chain: Sequence[ChunkKey]
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        chain: Sequence[ChunkKey],
+        superseded: int = 0,
     ) -> KvReport | None:
         """As ``finish``, for a request whose end the engine has not seen yet."""
         record = self._records.get(request_id)
-        return None if record is None else self._report(record, prompt_tokens, chain)
+        if record is None:
+            return None
+        return self._report(record, prompt_tokens, chain, superseded)
 
     def find_finished(self, external_id: str) -> KvReport | None:
         """The report of a finished request by the id under which it was submitted, to which the
@@ -77,7 +88,9 @@ class ReportLedger:
                 return self._finished[request_id]
         return None
 
-    def _report(self, record: RequestRecord, prompt: int, chain: Sequence[ChunkKey]) -> KvReport:
+    def _report(
+        self, record: RequestRecord, prompt: int, chain: Sequence[ChunkKey], superseded: int
+    ) -> KvReport:
         device = record.device
         dram = record.tokens_by_tier.get(Tier.DRAM, 0)
         ssd = record.tokens_by_tier.get(Tier.SSD, 0)
@@ -102,6 +115,7 @@ class ReportLedger:
             bytes_loaded=record.bytes_loaded,
             load_ms=round(record.load_ms, 3),
             misses=self._misses(record, prompt, reused, chain),
+            superseded=superseded,
         )
 
     def _misses(

@@ -13,13 +13,17 @@ from typing import Any
 
 from cache_tiers import hints
 from cache_tiers.types import ChunkKey, SessionKey, Tier
+from engine.core_plugin.admittance import Admittance, Prompt
 from engine.core_plugin.desk import ControlDesk
+from engine.core_plugin.device_blocks import blocks_needed
 from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import LOAD_PATIENCE_S, Loads, split_by_chunk
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
+from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
 from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.ssd_tier import Owner
 from engine.core_plugin.vllm_compat import (
     GPULoadStoreSpec,
     KVConnectorOutput,
@@ -44,6 +48,12 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.tokens_per_chunk: int = max(g.tokens_per_chunk for g in self.config.kv_group_configs)
         self.sessions = SessionChunks(
             self.manager, self.config.blocks_per_chunk, self.tokens_per_chunk
+        )
+        self.admittance = Admittance(
+            self.manager,
+            self.sessions,
+            tokens_per_chunk=self.tokens_per_chunk,
+            minimum_tokens=int(spec.extra_config["ssd_minimum_tokens"]),
         )
         self.ledger = ReportLedger(
             self.tokens_per_chunk, store_enabled=self.manager.ssd is not None
@@ -75,7 +85,23 @@ class ValetScheduler(OffloadingConnectorScheduler):
         held = self.sessions.chain(session) if session else None
         if session:
             self.sessions.begin_use(session)
+            self._req_status[request.request_id].req_context.set_state(Owner(session))
         self.ledger.begin(request.request_id, session, held)
+
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int, max_num_new_tokens: int | None = None
+    ) -> tuple[int | None, bool]:
+        """vLLM's; it allocates blocks next, so pins give way to the request here."""
+        device = self.sessions.device
+        if self.sessions.standings.holds_device and device is not None:
+            sizes = [config.tokens_per_block for config in self.config.kv_group_configs]
+            hashes = request.block_hashes if self.can_fill else None
+            blocks = blocks_needed(device, sizes, request.num_tokens, num_computed_tokens, hashes)
+            self.sessions.standings.make_room_on_device(blocks)
+        matched: tuple[int | None, bool] = super().get_num_new_matched_tokens(
+            request, num_computed_tokens, max_num_new_tokens
+        )
+        return matched
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Device blocks are allocated: note what was reused; open a stream for what is loaded."""
@@ -85,6 +111,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if record is not None and first:
             record.admitted = True
             record.device = state.num_locally_computed_tokens
+            self._note_public(request, state)
+            self._admit(request, state, record)
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if num_external_tokens == 0:
             return
@@ -106,8 +134,10 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if state is None:
             return False, None
         self.loads.give_up(request.request_id)
-        self._remember(request, _chain(state))
-        report = self.ledger.finish(request.request_id, request.num_prompt_tokens, _prompt(state))
+        superseded = self._remember(request, _chain(state))
+        report = self.ledger.finish(
+            request.request_id, request.num_prompt_tokens, _prompt(state), superseded
+        )
         # A request that is still loading is freed by the echo of its load instead.
         loading = request.request_id in self._awaiting_echo or self.loads.is_open(
             request.request_id
@@ -122,7 +152,12 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """The report of a request by the id it was submitted under, finished or about to be."""
         for request_id, state in self._req_status.items():
             if external_id in request_id and self.ledger.get(request_id) is not None:
-                return self.ledger.preview(request_id, state.req.num_prompt_tokens, _prompt(state))
+                return self.ledger.preview(
+                    request_id,
+                    state.req.num_prompt_tokens,
+                    _prompt(state),
+                    self._leaves_behind(state.req, _chain(state)),
+                )
         return self.ledger.find_finished(external_id)
 
     # --- every step ----------------------------------------------------------------------------
@@ -131,6 +166,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Advance loads, stores and operations; the step's orders for the workers."""
         now = time.monotonic()
         self.manager.poll()
+        self.sessions.standings.poll(now)
+        if self.sessions.standings.holds_device and not scheduler_output.total_num_scheduled_tokens:
+            self._break_pin_of_the_stuck()
         self._current_batch_load_jobs.update(self.loads.advance(now))
         finished = self._finished_drains(scheduler_output.finished_req_ids or set(), now)
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
@@ -256,7 +294,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """At most a window's worth of new chunks a step: what does not fit DRAM at once waits."""
         tokens: int = super()._calc_num_offloadable_tokens(req_status, num_computed_tokens)
         stored = min(group.next_stored_chunk_idx for group in req_status.group_states)
-        room = self.manager.dram.room() // len(req_status.group_states)
+        room = self.manager.store_room() // len(req_status.group_states)
         limit = (stored + min(self._store_window(req_status), room)) * self.tokens_per_chunk
         return min(tokens, limit)
 
@@ -295,6 +333,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
             state = self._req_status.get(request_id)
             saved = state is None or (not state.transfer_jobs and self._unsaved(state) == 0)
             if saved or (now > deadline and not (state and state.transfer_jobs)):
+                if state is not None and self.manager.ssd is not None:
+                    self.manager.ssd.count_dropped(self._unsaved(state))
                 del self._draining[request_id]
                 self._orders.stores_ended.add(request_id)
                 done.add(request_id)
@@ -302,20 +342,87 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     # --- sessions and operations -----------------------------------------------------------------
 
-    def _remember(self, request: Any, chain: Sequence[tuple[ChunkKey, int]]) -> None:
-        """The session's chain is now this request's computed chunks."""
-        if not request.session_id:
+    def _admit(self, request: Any, state: RequestOffloadState, record: RequestRecord) -> None:
+        """Decide what of the turn is written to SSD."""
+        if record.session is None:
             return
+        prompt = [(key, end) for key, end in _chain(state) if end <= request.num_prompt_tokens]
+        self.admittance.begin(
+            record.session,
+            Prompt([key for key, _ in prompt], [end for _, end in prompt]),
+            record.held or (),
+            state.req_context,
+        )
+
+    def _note_public(self, request: Any, state: RequestOffloadState) -> None:
+        """Chunks of a public prefix are everybody's, whatever became of who used them before."""
+        salt = PublicSalt.parse(request.cache_salt)
+        if salt is None:
+            return
+        keys = {key for key, end in _chain(state) if end <= salt.tokens} - self.manager.public
+        self.manager.public.update(keys)
+        self.sessions.standings.update(list(keys))
+
+    def _remember(self, request: Any, chain: Sequence[tuple[ChunkKey, int]]) -> int:
+        """The session's chain is now this request's computed chunks; how many tokens of its history
+        that leaves behind."""
+        session, keys = self._computed(request, chain)
+        if session is None or not keys:
+            return 0
+        return self.sessions.remember(
+            session,
+            self._came_with(request),
+            keys,
+            request.block_hashes,
+            alone=self._is_alone(request),
+        )
+
+    def _leaves_behind(self, request: Any, chain: Sequence[tuple[ChunkKey, int]]) -> int:
+        """As ``_remember``, for a request that has not ended."""
+        session, keys = self._computed(request, chain)
+        if session is None or not keys:
+            return 0
+        alone = self._is_alone(request)
+        return self.sessions.left_by(session, self._came_with(request), keys, alone=alone)
+
+    def _computed(
+        self, request: Any, chain: Sequence[tuple[ChunkKey, int]]
+    ) -> tuple[SessionKey | None, list[ChunkKey]]:
+        """The request's session, if it has one, and the chunks computed of it; none of one that was
+        cut short before it got as far as the turn before it."""
+        if not request.session_id:
+            return None, []
         session = SessionKey(request.session_id)
-        computed = min(request.num_computed_tokens, request.num_tokens - 1)
-        computed = max(computed, 0)
+        computed = max(min(request.num_computed_tokens, request.num_tokens - 1), 0)
         keys = [key for key, end in chain if end <= computed]
         aborted = request.status is RequestStatus.FINISHED_ABORTED
         before = self.sessions.chain(session) or ()
-        if aborted and before[: len(keys)] == tuple(keys):
-            return  # cut short before it got as far as the turn before it
-        if keys:
-            self.sessions.remember(session, keys, request.block_hashes)
+        return session, [] if aborted and before[: len(keys)] == tuple(keys) else keys
+
+    def _came_with(self, request: Any) -> tuple[ChunkKey, ...] | None:
+        record = self.ledger.get(request.request_id)
+        return None if record is None else record.held
+
+    def _is_alone(self, request: Any) -> bool:
+        """Whether no other request of the session runs."""
+        return not any(
+            state.req.session_id == request.session_id
+            for request_id, state in self._req_status.items()
+            if request_id != request.request_id and not state.req.is_finished()
+        )
+
+    # --- device pins -----------------------------------------------------------------------------
+
+    def _break_pin_of_the_stuck(self) -> None:
+        """Nothing ran in this step. A request whose prefix is loaded and that is not under way in
+        any other manner waits for blocks, and nobody but pins would give them back."""
+        for request_id, state in self._req_status.items():
+            record = self.ledger.get(request_id)
+            loading = self.loads.is_open(request_id) or request_id in self._awaiting_echo
+            if record is None or not record.admitted or loading or state.req.is_finished():
+                continue
+            self.sessions.standings.break_device_pin()
+            return
 
 
 def _chain(state: RequestOffloadState) -> list[tuple[ChunkKey, int]]:

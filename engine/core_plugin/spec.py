@@ -6,9 +6,13 @@ import time
 from typing import Any
 
 from cache_tiers.fingerprint import fingerprint
+from cache_tiers.manifest import Manifests
+from cache_tiers.ssd.installation import Installation, open_store
+from cache_tiers.ssd.store import SsdStore
 from cache_tiers.store import StoreInUse
+from engine.core_plugin.dram_tier import DramTier
 from engine.core_plugin.host_worker import HostOffloadingWorker
-from engine.core_plugin.manager import DramTier, TierManager
+from engine.core_plugin.manager import TierManager
 from engine.core_plugin.ssd_tier import SsdTier
 from engine.core_plugin.vllm_compat import (
     CanonicalKVCaches,
@@ -26,8 +30,9 @@ STORE_PATIENCE_S = 20.0
 
 
 class ValetSpec(TieringOffloadingSpec):
-    """Reads, of ``kv_connector_extra_config``: ``cpu_bytes_to_use`` (DRAM tier), ``ssd_bytes`` (0
-    for none), ``store_dir`` and ``facts`` (what the API process knows for the fingerprint)."""
+    """Reads, of ``kv_connector_extra_config``: ``cpu_bytes_to_use`` (DRAM tier), ``store`` (of the
+    SSD tier; None for none), ``ssd_minimum_tokens`` and ``facts`` (what the API process knows for
+    the fingerprint)."""
 
     @classmethod
     def build_metric_definitions(
@@ -37,7 +42,7 @@ class ValetSpec(TieringOffloadingSpec):
         metrics: dict[str, OffloadingMetricMetadata] = super().build_metric_definitions(
             extra_config
         )
-        if extra_config["ssd_bytes"]:
+        if extra_config["store"]:
             metrics.update(SsdTier.build_metric_definitions(extra_config))
         return metrics
 
@@ -101,20 +106,23 @@ class ValetSpec(TieringOffloadingSpec):
             raise
 
     def _open_ssd(self, dram: DramTier) -> SsdTier | None:
-        limit = int(self.extra_config["ssd_bytes"])
-        if limit == 0:
+        if self.extra_config["store"] is None:
             return None
+        installation = Installation.from_builtins(self.extra_config["store"])
+        store = self._open_store(installation)
+        try:
+            manifests = Manifests.open(installation.manifests(self.fingerprint))
+        except Exception:
+            store.close()
+            raise
+        return SsdTier(self, dram.get_kv_memoryview(), "ssd", store=store, manifests=manifests)
+
+    def _open_store(self, installation: Installation) -> SsdStore:
+        """Patient with a former engine that is still closing it."""
         give_up_at = time.monotonic() + STORE_PATIENCE_S
         while True:
             try:
-                return SsdTier(
-                    self,
-                    dram.get_kv_memoryview(),
-                    "ssd",
-                    root=str(self.extra_config["store_dir"]),
-                    fingerprint=self.fingerprint,
-                    bytes_limit=limit,
-                )
+                return open_store(installation, self.fingerprint, self.kv_bytes_per_chunk)
             except StoreInUse:
                 if time.monotonic() > give_up_at:
                     raise

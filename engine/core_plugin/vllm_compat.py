@@ -46,6 +46,8 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.kv_offload.config import OffloadingConfig
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
+from vllm.v1.kv_offload.cpu.policies.base import ChunkStatus
+from vllm.v1.kv_offload.cpu.policies.lru import LRUCachePolicy
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 from vllm.v1.kv_offload.factory import OffloadingSpecFactory
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
@@ -68,6 +70,7 @@ __all__ = [
     "CPUPrimaryTierOffloadingManager",
     "CacheHitSource",
     "CanonicalKVCaches",
+    "ChunkStatus",
     "GPULoadStoreSpec",
     "JobMetadata",
     "JobResult",
@@ -76,6 +79,7 @@ __all__ = [
     "KVConnectorOutput",
     "KVConnectorRole",
     "KVConnectorTransferResults",
+    "LRUCachePolicy",
     "LoadStoreSpec",
     "LookupResult",
     "Medium",

@@ -1,18 +1,26 @@
 """What every chunk store promises, whatever is below it."""
 
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from cache_tiers.memory_store import MemoryStore
-from cache_tiers.ssd.store import SsdConfig, SsdStore
+from cache_tiers.ssd.aligned import aligned
+from cache_tiers.ssd.config import SsdConfig
+from cache_tiers.ssd.encrypted import EncryptedSealer
+from cache_tiers.ssd.files import Files, OsFiles
+from cache_tiers.ssd.keyring import Keyring
+from cache_tiers.ssd.store import SsdStore
 from cache_tiers.store import ChunkStore, ReadOutcome, WriteOutcome
-from cache_tiers.types import ChunkKey
+from cache_tiers.types import ChunkKey, SessionKey, Standing
 from tests.contract.store_faults import FaultyFiles, disk_bytes
 
-CHUNK = 5000
-LIMIT = 40 * CHUNK
+CHUNK = 8192
+LIMIT = 80 * CHUNK
+ALICE, BOB = SessionKey("acme/alice"), SessionKey("acme/bob")
+MASTER = bytes(range(32))
 
 
 def key(number: int) -> ChunkKey:
@@ -23,13 +31,13 @@ def content(number: int) -> bytes:
     return (number.to_bytes(4, "big") * CHUNK)[:CHUNK]
 
 
-def put(store: ChunkStore, *numbers: int) -> list[WriteOutcome]:
-    return store.put([key(n) for n in numbers], [memoryview(content(n)) for n in numbers])
+def put(store: ChunkStore, *numbers: int, owner: SessionKey = ALICE) -> list[WriteOutcome]:
+    return store.put([key(n) for n in numbers], [memoryview(content(n)) for n in numbers], owner)
 
 
 def get(store: ChunkStore, *numbers: int) -> list[ReadOutcome]:
     """Asserts that whatever is OK is right."""
-    arena = memoryview(bytearray(CHUNK * len(numbers)))
+    arena = aligned(CHUNK * max(1, len(numbers)))
     slots = [arena[i * CHUNK : (i + 1) * CHUNK] for i in range(len(numbers))]
     outcomes = store.get([key(n) for n in numbers], slots)
     for number, slot, outcome in zip(numbers, slots, outcomes, strict=True):
@@ -48,7 +56,7 @@ class Promises:
         assert get(store, 1) == [ReadOutcome.MISSING]
         assert not store.contains(key(1))
         assert store.get([], []) == []
-        assert store.put([], []) == []
+        assert store.put([], [], ALICE) == []
         assert store.chunk_bytes == CHUNK
 
     def test_never_a_wrong_byte_and_one_outcome_a_key(self, store: ChunkStore) -> None:
@@ -69,7 +77,7 @@ class Promises:
         with pytest.raises(ValueError):
             store.get([key(1)], [memoryview(bytearray(CHUNK - 1))])
         with pytest.raises(ValueError):
-            store.put([key(1)], [])
+            store.put([key(1)], [], ALICE)
 
     def test_closed(self, store: ChunkStore) -> None:
         put(store, 1)
@@ -79,6 +87,8 @@ class Promises:
         assert put(store, 2) == [WriteOutcome.REFUSED]
         assert not store.contains(key(1))
         assert store.delete([key(1)]) == 0
+        with pytest.raises(OSError):
+            store.shred(ALICE)
         store.flush()
 
     def test_many_threads(self, store: ChunkStore) -> None:
@@ -137,6 +147,55 @@ class SoundPromises(Promises):
         assert not store.contains(key(10))
         assert store.contains(key(99))
 
+    def test_what_is_superseded_goes_first(self, store: ChunkStore) -> None:
+        put(store, *range(10))
+        put(store, *range(100, 130))
+        store.rank([key(n) for n in range(100, 130)], Standing.SUPERSEDED)
+        number = 200
+        while not store.stats().evicted_chunks:
+            put(store, number)
+            number += 1
+        assert all(store.contains(key(n)) for n in range(10))
+        assert not all(store.contains(key(n)) for n in range(100, 130))
+        assert all(store.contains(key(n)) for n in range(200, number))
+
+    def test_what_is_wanted_again_goes_in_its_turn(self, store: ChunkStore) -> None:
+        put(store, *range(100, 110))
+        put(store, *range(10))
+        some = [key(n) for n in range(10)]
+        store.rank(some, Standing.SUPERSEDED)
+        store.rank(some, Standing.ORDINARY)
+        number = 200
+        while not store.stats().evicted_chunks:
+            put(store, number)
+            number += 1
+        assert not all(store.contains(key(n)) for n in range(100, 110))
+
+    def test_what_is_pinned_goes_last(self, store: ChunkStore) -> None:
+        put(store, *range(10))
+        store.rank([key(n) for n in range(10)], Standing.PINNED)
+        for number in range(200, 400):
+            put(store, number)
+        assert store.stats().evicted_chunks > 100
+        assert all(store.contains(key(n)) for n in range(10))
+        assert get(store, *range(10)) == [ReadOutcome.OK] * 10
+        assert store.take_evicted_pins() == []
+        store.rank([key(n) for n in range(10)], Standing.ORDINARY)
+        for number in range(400, 600):
+            put(store, number)
+        assert not any(store.contains(key(n)) for n in range(10))
+
+    def test_pins_are_broken_when_nothing_else_is_left(self, store: ChunkStore) -> None:
+        told: list[ChunkKey] = []
+        stored: list[ChunkKey] = []
+        for number in range(200):
+            if put(store, number) == [WriteOutcome.STORED]:
+                stored.append(key(number))
+            store.rank([key(number)], Standing.PINNED)
+            told += store.take_evicted_pins()
+        assert len(stored) > 100
+        assert sorted(told) == [name for name in stored if not store.contains(name)]
+
     def test_a_put_never_evicts_itself(self, store: ChunkStore) -> None:
         put(store, 1000)
         outcomes = put(store, 1000, *range(100))
@@ -145,6 +204,33 @@ class SoundPromises(Promises):
         for number, outcome in zip([1000, *range(100)], outcomes, strict=True):
             assert store.contains(key(number)) == (outcome is not WriteOutcome.REFUSED)
         assert sum(o is WriteOutcome.STORED for o in outcomes) > 10
+
+    def test_a_read_that_is_not_waited_for(self, store: ChunkStore) -> None:
+        put(store, 1, 2)
+        views = [memoryview(bytearray(CHUNK)) for _ in range(3)]
+        reading = store.read([key(2), key(7), key(1)], views, 60.0)
+        while (outcomes := reading.outcomes()) is None:
+            pass
+        assert outcomes == [ReadOutcome.OK, ReadOutcome.MISSING, ReadOutcome.OK]
+        assert reading.released
+        assert (views[0], views[2]) == (content(2), content(1))
+
+    def test_shredded_is_gone_but_what_others_hold(self, store: ChunkStore) -> None:
+        put(store, 1, 2, 3)
+        put(store, 4, owner=BOB)
+        store.shred(ALICE, keep=[key(1), key(4)])
+        store.delete([key(2), key(3)])
+        assert get(store, 1, 2, 3, 4) == [
+            ReadOutcome.OK,
+            ReadOutcome.MISSING,
+            ReadOutcome.MISSING,
+            ReadOutcome.OK,
+        ]
+        assert put(store, 2) == [WriteOutcome.STORED]
+        assert get(store, 2) == [ReadOutcome.OK]
+        store.shred(ALICE)
+        store.delete([key(2)])
+        assert not store.contains(key(2))
 
     def test_deleted_may_come_back(self, store: ChunkStore) -> None:
         put(store, 1)
@@ -166,7 +252,7 @@ class Clock:
 
 def config(root: Path, **changes: object) -> SsdConfig:
     values: dict[str, object] = {"fingerprint": "f1", "chunk_bytes": CHUNK, "bytes_limit": LIMIT}
-    return SsdConfig(root / "store", **{**values, **changes})  # type: ignore[arg-type]
+    return SsdConfig(root=root / "store", **{**values, **changes})  # type: ignore[arg-type]
 
 
 class TestMemoryStore(SoundPromises):
@@ -175,7 +261,32 @@ class TestMemoryStore(SoundPromises):
         return MemoryStore(CHUNK, LIMIT)
 
 
+def encrypted(root: Path, files: Files | None = None) -> EncryptedSealer:
+    files = files or OsFiles()
+    files.make_folder(root / "store")
+    return EncryptedSealer(Keyring.open(root / "store" / "keys", MASTER, files))
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "one chunk a segment": {"segment_bytes": 1},
+    "compressed": {"compress": True},
+    "snapshots": {"snapshot_after": 1},
+}
+
+
 class TestSsdStore(SoundPromises):
+    @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+    def store(self, tmp_path: Path, request: pytest.FixtureRequest):
+        store = SsdStore.open(
+            config(tmp_path, **request.param), Clock(), make_sealer=lambda: encrypted(tmp_path)
+        )
+        yield store
+        store.close()
+        assert disk_bytes(tmp_path / "store") <= LIMIT
+
+
+class TestSsdStoreInTheClear(SoundPromises):
     @pytest.fixture
     def store(self, tmp_path: Path):
         store = SsdStore.open(config(tmp_path), Clock())
@@ -184,19 +295,13 @@ class TestSsdStore(SoundPromises):
         assert disk_bytes(tmp_path / "store") <= LIMIT
 
 
-class TestSsdStoreOneChunkASegment(SoundPromises):
-    @pytest.fixture
-    def store(self, tmp_path: Path):
-        store = SsdStore.open(config(tmp_path, segment_bytes=1), Clock())
-        yield store
-        store.close()
-        assert disk_bytes(tmp_path / "store") <= LIMIT
-
-
 class TestSsdStoreWithShortTransfers(SoundPromises):
     @pytest.fixture
     def store(self, tmp_path: Path):
-        store = SsdStore.open(config(tmp_path), Clock(), files=FaultyFiles(short=0.5))
+        files = FaultyFiles(short=0.5)
+        store = SsdStore.open(
+            config(tmp_path), Clock(), files=files, make_sealer=lambda: encrypted(tmp_path, files)
+        )
         yield store
         store.close()
 
@@ -206,16 +311,39 @@ FAULTS = [
     {"enospc": 0.3},
     {"flip": 0.3},
     {"short": 0.5, "eio": 0.05, "enospc": 0.05, "flip": 0.05},
+    {"anywhere": 0.1},
 ]
 
 
 class TestSsdStoreOnABadDisk(Promises):
     @pytest.fixture(params=FAULTS, ids=lambda faults: "+".join(faults))
     def store(self, tmp_path: Path, request: pytest.FixtureRequest):
-        files = FaultyFiles()
-        store = SsdStore.open(config(tmp_path), Clock(), files=files)
-        for name, chance in request.param.items():
-            setattr(files, name, chance)
-        yield store
-        store.close()
-        assert disk_bytes(tmp_path / "store") <= LIMIT
+        yield from faulty_store(tmp_path, request.param)
+
+
+class TestSsdStoreThatFailsAnywhere(Promises):
+    @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+    def store(self, tmp_path: Path, request: pytest.FixtureRequest):
+        yield from faulty_store(tmp_path, {"anywhere": 0.03, "flip": 0.01}, **request.param)
+
+    def test_shredded_is_gone_or_says_so(self, store: ChunkStore) -> None:
+        for number in range(0, 60, 3):
+            put(store, number, number + 1, number + 2)
+            try:
+                store.shred(ALICE, keep=[key(number)])
+            except OSError:
+                continue
+            assert get(store, number + 1, number + 2) == [ReadOutcome.MISSING] * 2
+
+
+def faulty_store(root: Path, faults: Mapping[str, float], **settings: object) -> Iterator[SsdStore]:
+    """Sound while it is opened."""
+    files = FaultyFiles()
+    store = SsdStore.open(
+        config(root, **settings), Clock(), files=files, make_sealer=lambda: encrypted(root, files)
+    )
+    for name, chance in faults.items():
+        setattr(files, name, chance)
+    yield store
+    store.close()
+    assert disk_bytes(root / "store") <= LIMIT

@@ -13,9 +13,19 @@ from typing import Any
 import pytest
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from engine.core_plugin import connector, host_worker, manager, scheduler, spec, ssd_tier
+from engine.core_plugin import (
+    connector,
+    dram_policy,
+    dram_tier,
+    host_worker,
+    manager,
+    scheduler,
+    spec,
+    ssd_tier,
+)
 from engine.core_plugin import vllm_compat as vllm
 
 (CPUOffloadingManager,) = vllm.CPUPrimaryTierOffloadingManager.__bases__
@@ -27,6 +37,8 @@ OVERRIDES = [
     (connector.ValetConnector, vllm.KVConnectorBase_V1),
     (scheduler.ValetScheduler, vllm.OffloadingConnectorScheduler),
     (manager.TierManager, vllm.TieringOffloadingManager),
+    (dram_tier.DramTier, vllm.CPUPrimaryTierOffloadingManager),
+    (dram_policy.RankedLru, vllm.LRUCachePolicy),
     (spec.ValetSpec, vllm.TieringOffloadingSpec),
     (ssd_tier.SsdTier, vllm.SecondaryTierManager),
     (host_worker.HostOffloadingWorker, vllm.OffloadingWorker),
@@ -51,6 +63,12 @@ CALLED: list[tuple[Callable[..., Any], str]] = [
     (BlockPool.get_cached_block, "block_hash kv_cache_group_ids"),
     (BlockPool.get_new_blocks, "num_blocks"),
     (BlockPool.free_blocks, "ordered_blocks"),
+    (BlockPool.touch, "blocks"),
+    (BlockPool.get_num_free_blocks, ""),
+    (FreeKVCacheBlockQueue.remove, "block"),
+    (FreeKVCacheBlockQueue.prepend_n, "blocks"),
+    (vllm.LRUCachePolicy._push_evictable, "key"),
+    (vllm.LRUCachePolicy._maybe_compact_heap, ""),
     (BlockPool._insert_block_hash, "block_hash_with_group_id block num_tokens"),
     (CPUOffloadingManager._free_chunk, "chunk"),
     (KVCacheManager.evict_blocks, "block_ids"),

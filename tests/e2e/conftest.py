@@ -9,7 +9,7 @@ import pytest
 
 from tests.valet_process import ValetProcess
 
-ALICE, BOB = "key-of-alice", "key-of-bob"
+ALICE, BOB, OPERATOR = "key-of-alice", "key-of-bob", "key-of-the-operator"
 DRAIN_S = 10
 
 
@@ -38,7 +38,11 @@ def anthropic_client(valet: ValetProcess) -> Iterator[anthropic.Anthropic]:
 @pytest.fixture(scope="session")
 def _keyed_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
     home = tmp_path_factory.mktemp("keyed") / "home"
-    settings = {"VALET_API_KEYS": f"{ALICE},{BOB}", "VALET_DRAIN_S": str(DRAIN_S)}
+    settings = {
+        "VALET_API_KEYS": f"{ALICE},{BOB}",
+        "VALET_OPERATOR_KEY": OPERATOR,
+        "VALET_DRAIN_S": str(DRAIN_S),
+    }
     server = ValetProcess(home, settings)
     yield server
     server.kill()

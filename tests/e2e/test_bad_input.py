@@ -130,11 +130,11 @@ def test_wrong_values_of_a_chat(http: httpx.Client, change: dict[str, Any]) -> N
     refusal(http.post(CHAT, content=json.dumps(BODIES[CHAT] | change), headers=JSON), 400)
 
 
-@pytest.mark.parametrize("header", ["X-Session-ID", "X-Correlation-ID"])
-def test_a_header_that_cannot_name_a_session(http: httpx.Client, header: str) -> None:
+def test_a_header_that_cannot_name_a_session(http: httpx.Client) -> None:
     for value in ("a b", "a/b", "x" * 257):
-        error = refusal(http.post(CHAT, json=BODIES[CHAT], headers={header: value}), 400)
-        assert error["param"] == header
+        headers = {"X-Session-ID": value}
+        error = refusal(http.post(CHAT, json=BODIES[CHAT], headers=headers), 400)
+        assert error["param"] == "X-Session-ID"
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])

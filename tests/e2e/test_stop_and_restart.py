@@ -46,7 +46,8 @@ def outlived(children: list[psutil.Process]) -> list[psutil.Process]:
             return child.status() != psutil.STATUS_ZOMBIE
         return False
 
-    deadline = time.monotonic() + 5
+    # An engine whose server is gone has 10 s to close its store.
+    deadline = time.monotonic() + 30
     while any(runs(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     return [child for child in children if runs(child)]

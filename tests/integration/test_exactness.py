@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cache_tiers.manifest import Manifests
-from cache_tiers.ssd.store import SsdConfig, SsdStore
+from cache_tiers.ssd.installation import Installation, open_store
 from cache_tiers.store import ReadOutcome
 from cache_tiers.types import ChunkKey, SessionKey
 from engine.models import prepare_default_model
@@ -271,12 +271,16 @@ def test_bytes_stored_equal_bytes_restored(tmp_path: Path) -> None:
     keys = Manifests.open(first / fingerprint / "manifests").get(SessionKey("local/bytes"))
     assert keys is not None
     assert len(keys) == 56
-    assert chunks(first, fingerprint, keys) == chunks(server.store, fingerprint, keys)
+    home = server.store.parent
+    assert chunks(home, first, fingerprint, keys) == chunks(home, server.store, fingerprint, keys)
 
 
-def chunks(root: Path, fingerprint: str, keys: Sequence[ChunkKey]) -> list[bytes]:
-    """The chunks' bytes, read from a store that no server uses."""
-    store = SsdStore.open(SsdConfig(root, fingerprint, CHUNK, 2 << 30))
+def chunks(home: Path, root: Path, fingerprint: str, keys: Sequence[ChunkKey]) -> list[bytes]:
+    """The chunks' bytes, read from a store of ``home``'s that no server uses."""
+    installation = Installation(
+        root=root, bytes_limit=2 << 30, master_key=f"file:{home}/master.key"
+    )
+    store = open_store(installation, fingerprint, CHUNK)
     buffers = [bytearray(CHUNK) for _ in keys]
     outcomes = store.get(keys, [memoryview(buffer) for buffer in buffers])
     store.close()

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from cache_tiers.hints import Dropped, Prefetched, SessionKv
 from cache_tiers.types import SessionKey, Tier
@@ -14,7 +13,8 @@ from sessions.database import Database, open_database
 from sessions.identity import session_key
 from sessions.reconcile import Reconciled
 from sessions.service import SessionService
-from sessions.types import SessionState
+from sessions.types import AuditAction, SessionState
+from tests.state_database import Backend
 
 CHILD = """
 import asyncio, sys
@@ -49,7 +49,7 @@ class Disk:
 
     async def drop(self, session: SessionKey) -> Dropped:
         self.held.remove(session)
-        return Dropped(session, known=True)
+        return Dropped(session, known=True, chunks=1, key_destroyed=True)
 
     async def status(self, session: SessionKey) -> SessionKv:
         return SessionKv(session, known=session in self.held, ssd_complete=True)
@@ -88,8 +88,8 @@ def answered_until_killed(url: str, answers: int) -> int:
     return answers + len(rest)
 
 
-async def test_a_killed_process_loses_no_answered_turn(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
+async def test_a_killed_process_loses_no_answered_turn(backend: Backend) -> None:
+    url = backend.url
     answered = await asyncio.to_thread(answered_until_killed, url, 40)
     engine = Disk(session_key("t", "on-disk"), session_key("t", "forgotten"))
     database = await open_database(url)
@@ -119,12 +119,15 @@ async def test_a_killed_process_loses_no_answered_turn(tmp_path: Path) -> None:
     assert engine.held == [session_key("t", "on-disk")]
 
     assert await service.reconcile() == Reconciled(0, 0, 0, 0, 0)
+    (row,) = (await service.audit("t")).items
+    assert (row.session_id, row.action) == ("forgotten", AuditAction.KV_DROPPED)
+    assert (row.chunks, row.key_destroyed) == (1, True)
     assert (await service.begin_turn("t", "busy", "m")).number == busy.turns + 1
     await database.close()
 
 
-async def test_two_processes_do_not_give_one_number_twice(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
+async def test_two_processes_do_not_give_one_number_twice(backend: Backend) -> None:
+    url = backend.url
     databases: list[Database] = [await open_database(url) for _ in range(2)]
     services = [SessionService(database, Disk(), now) for database in databases]
     begun = await asyncio.gather(

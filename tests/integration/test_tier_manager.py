@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_tiers.store import ReadOutcome
-from cache_tiers.types import ChunkKey, MissReason, Tier
+from cache_tiers.manifest import Manifests
+from cache_tiers.ssd.installation import Installation, open_store
+from cache_tiers.types import ChunkKey, MissReason, Standing, Tier
+from engine.core_plugin.dram_tier import DramTier
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.manager import DramTier, TierManager
+from engine.core_plugin.manager import TierManager
 from engine.core_plugin.ssd_tier import SsdTier
 from engine.core_plugin.vllm_compat import (
     LookupResult,
@@ -20,6 +22,7 @@ from engine.core_plugin.vllm_compat import (
     ReqContext,
     SharedOffloadRegion,
 )
+from tests.contract.store_faults import FaultyFiles
 
 CHUNK = 4096
 ROWS = 8
@@ -44,8 +47,17 @@ class Tiers:
         self.region._creator = False
         self.dram = DramTier(num_chunks=ROWS, mmap_region=self.region)
         view = self.dram.get_kv_memoryview()
+        self.files = FaultyFiles()
+        installation = Installation(
+            root=folder, bytes_limit=1 << 20, master_key=f"file:{folder.parent / 'master.key'}"
+        )
         self.ssd = SsdTier(
-            None, view, "ssd", root=str(folder), fingerprint="f" * 32, bytes_limit=1 << 20
+            None,
+            view,
+            "ssd",
+            store=open_store(installation, "f" * 32, CHUNK, files=self.files),
+            manifests=Manifests.open(installation.manifests("f" * 32)),
+            read_deadline_s=0.3,
         )
         self.manager = TierManager(self.dram, self.ssd, pending_patience_s=0.2)
         self.rows = np.asarray(view)
@@ -141,6 +153,33 @@ def test_streams_through_whatever_room_there_is(tiers: Tiers) -> None:
     tiers.manager.unpin(pinned)
 
 
+def test_a_load_breaks_the_oldest_pin_when_nothing_else_gives_room(tiers: Tiers) -> None:
+    """And neither a store nor a prefetch does, which can wait."""
+    tiers.store(range(4))
+    tiers.dram.drop([key(n) for n in range(4)])
+    pins = [[key(n) for n in range(50, 54)], [key(n) for n in range(54, 58)]]
+    tiers.store(range(50, 58))
+
+    def break_oldest() -> bool:
+        if pins:
+            tiers.dram.rank(pins.pop(0), Standing.ORDINARY)
+            return True
+        return False
+
+    tiers.dram.break_oldest_pin = break_oldest
+    for pin in pins:
+        tiers.dram.rank(pin, Standing.PINNED)
+    assert (tiers.dram.room(), tiers.dram.spare(), tiers.manager.store_room()) == (ROWS, 0, 0)
+    waiter = LoadStream([LoadItem(key(0), 0, 0, (0,))], now=0.0, patience_s=1.0)
+    tiers.manager.bring([key(0)], waiter, 0.0, break_pins=False)
+    assert not tiers.manager.is_moving()
+    load, device = tiers.stream(range(4), window=4)
+    assert load.failure is None
+    assert device == {n: content(n) for n in range(4)}
+    assert pins == [[key(n) for n in range(54, 58)]]
+    assert all(tiers.dram.has(name) for name in pins[0])
+
+
 def test_where_a_chunk_was_is_remembered(tiers: Tiers) -> None:
     tiers.store([1, 2, 3])
     tiers.dram.drop([key(2)])
@@ -162,7 +201,7 @@ def test_what_ssd_holds_is_not_copied_again(tiers: Tiers) -> None:
 def test_a_chunk_lost_on_disk_ends_the_stream_before_it(tiers: Tiers) -> None:
     tiers.store(range(6))
     tiers.dram.drop([key(n) for n in range(6)])
-    tiers.ssd.delete([key(3)]).result()
+    tiers.ssd.store.delete([key(3)])
     load, device = tiers.stream(range(6), window=4)
     assert load.failure is MissReason.EVICTED
     assert load.failed_at == 3
@@ -174,18 +213,7 @@ def test_a_chunk_lost_on_disk_ends_the_stream_before_it(tiers: Tiers) -> None:
 def test_a_hung_disk_costs_patience_and_no_more(tiers: Tiers) -> None:
     tiers.store(range(4))
     tiers.dram.drop([key(n) for n in range(4)])
-    returns = threading.Event()
-    store = tiers.ssd.store
-
-    class Hung:
-        def get(self, keys: Sequence[ChunkKey], into: Sequence[memoryview]) -> list[ReadOutcome]:
-            assert returns.wait(20)
-            return store.get(keys, into)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(store, name)
-
-    tiers.ssd.store = Hung()  # type: ignore[assignment]
+    tiers.files.hang_reads = returns = threading.Event()
     load, device = tiers.stream(range(4), window=4)
     assert load.failure is MissReason.IO_TIMEOUT
     assert device == {}
@@ -195,8 +223,8 @@ def test_a_hung_disk_costs_patience_and_no_more(tiers: Tiers) -> None:
     )
     assert tiers.dram.room() < ROWS, "the rows stay taken until the disk lets go of them"
     returns.set()
+    tiers.files.hang_reads = None
     tiers.settle()
-    tiers.ssd.store = store
     assert tiers.dram.room() == ROWS
     assert tiers.manager.lookup(OffloadKey(key(0)), ReqContext(req_id="z")) is LookupResult.HIT
 

@@ -1,5 +1,7 @@
-"""Any order of begins, ends, parks, prefetches and deletes, overlapping at will, does what a small
-model says: legal changes of state only, and turns numbered 1..n."""
+"""Any order of begins, ends, parks, prefetches, deletes, forks, rollbacks and expiries, overlapping
+at will, does what a small model says: legal changes of state only, turns numbered 1..n, a history
+that goes back and on, an event of all that happened, and an audit row of all that was dropped, and
+of nothing else."""
 
 import asyncio
 import itertools
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -21,16 +24,25 @@ from hypothesis.stateful import (
 from cache_tiers.hints import Dropped, Prefetched, SessionKv
 from cache_tiers.types import SessionKey, Tier
 from sessions.database import Database, open_database
+from sessions.lineage import LineageService
 from sessions.service import SessionService
 from sessions.types import (
     LEGAL_TRANSITIONS,
+    AuditAction,
     BegunTurn,
     SessionBusy,
+    SessionError,
+    SessionExists,
     SessionNotFound,
     SessionState,
+    Terms,
+    TurnNotFound,
 )
+from sessions.upkeep.expiry import Expiry
 
 NAMES = ("a", "b")
+TERMS = Terms(ttl_s=3600)
+RESTING = (SessionState.IDLE, SessionState.PARKED)
 names = st.sampled_from(NAMES)
 picks = st.integers(min_value=0, max_value=99)
 numbers_of_examples = itertools.count()
@@ -70,6 +82,12 @@ class GatedEngine:
     async def held_sessions(self) -> list[SessionKv]:
         return []
 
+    async def fork(self, parent: SessionKey, child: SessionKey, tokens: int | None) -> SessionKv:
+        return SessionKv(child, known=False)
+
+    async def truncate(self, session: SessionKey, tokens: int) -> SessionKv:
+        return SessionKv(session, known=False)
+
 
 @dataclass
 class Model:
@@ -81,6 +99,17 @@ class Model:
     tokens: int = 0
     running: list[BegunTurn] = field(default_factory=list)
     ended: set[int] = field(default_factory=set)
+    base: int = 0
+    """Tokens in front of turn 1."""
+    head: int = 0
+    answered: dict[int, int] = field(default_factory=dict)
+    """Tokens of the conversation at the end of each turn that was not rolled back."""
+    parent: tuple[str, int] | None = None
+
+    def tokens_at(self, turn: int) -> int | None:
+        if turn == 0:
+            return self.base
+        return self.answered.get(turn) if turn <= self.head else None
 
     @property
     def version(self) -> tuple[int, int, int]:
@@ -105,19 +134,29 @@ class Sessions(RuleBasedStateMachine):
         self.run = runner.run
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
         self.engine = GatedEngine()
-        self.service = SessionService(database, self.engine, self.tick)
+        self.database = database
+        self.service = SessionService(database, self.engine, self.tick, terms=TERMS)
+        self.lineage = LineageService(self.service.units, self.engine, self.tick, terms=TERMS)
+        self.told: dict[str, list[str]] = {name: [] for name in NAMES}
         # One database serves all examples; tenants do not meet.
         self.tenant = f"tenant-{next(numbers_of_examples)}"
         self.model: dict[str, Model] = {}
         self.seen: dict[str, tuple[int, SessionState]] = {}
         self.pending: list[Pending] = []
         self.incarnations = itertools.count()
+        self.dropped: list[tuple[str, AuditAction]] = []
 
     def tick(self) -> datetime:
         self.now += timedelta(milliseconds=1)
         return self.now
 
     # --- turns -----------------------------------------------------------------------------------
+
+    @initialize(answers=st.integers(min_value=0, max_value=3))
+    def some_turns(self, answers: int) -> None:
+        for number in range(answers):
+            self.begin("a", 1)
+            self.end(0, number + 1, twice=False)
 
     @rule(name=names, at_once=st.integers(min_value=1, max_value=3))
     def begin(self, name: str, at_once: int) -> None:
@@ -130,6 +169,10 @@ class Sessions(RuleBasedStateMachine):
         known = name in self.model
         begun = self.run(all_begin())
         assert sum(turn.is_new for turn in begun) == (0 if known else 1)
+        if not known:
+            self.told[name].append("created")
+        elif self.model[name].state in (SessionState.PARKED, SessionState.EXPIRED):
+            self.told[name].append("resumed")
         model = self.model.setdefault(name, Model(next(self.incarnations)))
         assert {turn.number for turn in begun} == {
             model.begun + place for place in range(1, at_once + 1)
@@ -150,9 +193,71 @@ class Sessions(RuleBasedStateMachine):
         model = self.model[name]
         model.running.remove(turn)
         model.ended.add(turn.number)
-        model.tokens = tokens or model.tokens
+        if tokens:
+            model.tokens = model.answered[turn.number] = tokens
+            model.head = turn.number
         if not model.running:
             model.state = SessionState.IDLE
+
+    # --- lineage and time ------------------------------------------------------------------------
+
+    @rule(name=names, child=names, turn=st.integers(min_value=0, max_value=4))
+    def fork(self, name: str, child: str, turn: int) -> None:
+        error, parent = None, self.model.get(name)
+        try:
+            self.run(self.lineage.fork(self.tenant, name, turn, child))
+        except SessionError as raised:
+            error = raised
+        tokens = parent.tokens_at(turn) if parent is not None else None
+        if parent is None:
+            assert isinstance(error, SessionNotFound)
+        elif tokens is None:
+            assert isinstance(error, TurnNotFound)
+        elif child in self.model:
+            assert isinstance(error, SessionExists)
+        else:
+            assert error is None
+            self.model[child] = Model(
+                next(self.incarnations),
+                state=SessionState.IDLE,
+                tokens=tokens,
+                base=tokens,
+                parent=(name, turn),
+            )
+            self.told[child] += ["created", "forked"]
+            self.told[name].append("forked")
+
+    @rule(name=names, turn=st.integers(min_value=0, max_value=4))
+    def roll_back(self, name: str, turn: int) -> None:
+        error, model = None, self.model.get(name)
+        try:
+            self.run(self.lineage.rollback(self.tenant, name, turn=turn))
+        except SessionError as raised:
+            error = raised
+        if model is None:
+            assert isinstance(error, SessionNotFound)
+        elif model.running:
+            assert isinstance(error, SessionBusy)
+        elif (tokens := model.tokens_at(turn)) is None:
+            assert isinstance(error, TurnNotFound)
+        else:
+            assert error is None
+            model.head, model.tokens = turn, tokens
+            model.answered = {n: t for n, t in model.answered.items() if n <= turn}
+            self.told[name].append("rolled_back")
+
+    @precondition(lambda self: any(m.state in RESTING for m in self.model.values()))
+    @rule()
+    def expire(self) -> None:
+        async def all_due() -> None:
+            async with self.database.begin() as connection:
+                await Expiry(TERMS).expire(connection, self.now + timedelta(hours=2), 10_000)
+
+        self.run(all_due())
+        for name, model in self.model.items():
+            if model.state in RESTING:
+                model.state = SessionState.EXPIRED
+                self.told[name].append("expired")
 
     # --- operations in the engine ----------------------------------------------------------------
 
@@ -180,15 +285,24 @@ class Sessions(RuleBasedStateMachine):
         if pending.kind == "prefetch":
             if pending.resuming and model and model.state is SessionState.RESUMING:
                 model.state = SessionState.IDLE if how == "well" else SessionState.PARKED
+                if how == "well":
+                    self.told[pending.name].append("resumed")
         elif how in ("well", "empty"):
+            if pending.kind == "delete":
+                deleted = model is not None and model.version == pending.version
+                action = AuditAction.SESSION_DELETED if deleted else AuditAction.KV_DROPPED
+                self.dropped.append((pending.name, action))
             if model is None:
                 assert isinstance(error, SessionNotFound)
             elif model.version != pending.version:
                 assert isinstance(error, SessionBusy)
             elif pending.kind == "park":
-                model.state = SessionState.PARKED
+                if model.state not in (SessionState.PARKED, SessionState.EXPIRED):
+                    model.state = SessionState.PARKED
+                    self.told[pending.name].append("parked")
             else:
                 del self.model[pending.name]
+                self.told[pending.name].append("deleted")
             return
         expected = {"fault": EngineDown, "cancel": asyncio.CancelledError}.get(how)
         assert error is None if expected is None else isinstance(error, expected)
@@ -227,10 +341,26 @@ class Sessions(RuleBasedStateMachine):
                 len(model.running),
                 model.tokens,
             )
+            parent = (session.parent_id, session.parent_turn) if session.parent_id else None
+            assert (session.head_turn, parent) == (model.head, model.parent)
             turns = self.run(self.service.turns(self.tenant, name, limit=100)).items
+            kept = {turn.number for turn in turns if turn.receipt and not turn.rolled_back}
+            assert kept == model.answered.keys()
             assert {turn.number for turn in turns} == model.ended
             running = {turn.number for turn in model.running}
             assert sorted(model.ended | running) == list(range(1, model.begun + 1))
+
+    @invariant()
+    def every_event_is_told_once(self) -> None:
+        for name, told in self.told.items():
+            if told:
+                events = self.run(self.service.events(self.tenant, name, limit=100)).items
+                assert [event.kind for event in reversed(events)] == told
+
+    @invariant()
+    def every_drop_has_its_row(self) -> None:
+        rows = self.run(self.service.audit(self.tenant, limit=100)).items
+        assert [(row.session_id, row.action) for row in reversed(rows)] == self.dropped
 
     @invariant()
     def changes_legally(self) -> None:
@@ -256,7 +386,7 @@ def test_sessions_follow_the_model(tmp_path: Path) -> None:
             run_state_machine_as_test(
                 lambda: Sessions(runner, database),
                 settings=settings(
-                    max_examples=30,
+                    max_examples=40,
                     stateful_step_count=25,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),

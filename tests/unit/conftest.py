@@ -1,6 +1,6 @@
 """Valet whole, around the fake engine, in one process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,19 @@ def run(tmp_path: Path) -> Run:
 
     @asynccontextmanager
     async def start(
-        disk: FakeDisk | None = None, *, keys: str = "", **options: Any
+        disk: FakeDisk | None = None,
+        *,
+        keys: str = "",
+        settings: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> AsyncIterator[Running]:
-        environ = {"VALET_HOME": str(tmp_path / "home"), "VALET_API_KEYS": keys}
+        environ = {
+            "VALET_HOME": str(tmp_path / "home"),
+            "VALET_API_KEYS": keys,
+            # A loaded machine is no reason to lose a session.
+            "VALET_RESOLVE_WAIT_S": "10",
+            **(settings or {}),
+        }
         engine = FakeEngine(disk, **options)
         async with open_valet(load_settings(environ, tmp_path), engine) as valet:
             transport = httpx.ASGITransport(app=valet.app)

@@ -140,13 +140,17 @@ class _Turn:
     """A turn whose engine finishes when told."""
 
     session_id = "s1"
+    has_history = True
+    chunk_tokens = 4
 
     def __init__(self) -> None:
         self.done = False
         self.finished = 0
+        self.answers: list[Any] = []
 
-    async def finish(self) -> dict[str, Any]:
+    async def finish(self, answers: list[Any]) -> dict[str, Any]:
         self.finished += 1
+        self.answers = answers
         return {"turn": 1, "reused_tokens": {"device": 4, "dram": 0, "ssd": 0}}
 
 

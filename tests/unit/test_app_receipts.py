@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -131,12 +132,20 @@ def test_prefills_are_learned_from_where_reuse_ended() -> None:
         (
             Api.MESSAGES,
             {"input_tokens": 1, "cache_read_input_tokens": 8},
-            {"input_tokens": 5, "cache_read_input_tokens": 4},
+            {
+                "input_tokens": 5,
+                "cache_read_input_tokens": 4,
+                "cache_creation_input_tokens": 0,
+            },
         ),
         (
             Api.MESSAGES,
             {"input_tokens": 9},
-            {"input_tokens": 5, "cache_read_input_tokens": 4},
+            {
+                "input_tokens": 5,
+                "cache_read_input_tokens": 4,
+                "cache_creation_input_tokens": 0,
+            },
         ),
         (Api.CHAT, None, None),
     ],
@@ -148,3 +157,31 @@ def test_usage_agrees_with_the_receipt(
     receipt = {"reused_tokens": {"device": 0, "dram": 1, "ssd": 3}}
     put_receipt(api, answer, receipt)
     assert answer == {"usage": expected, "kv_receipt": receipt}
+
+
+@pytest.mark.parametrize(
+    ("lease", "read", "written", "kept"),
+    [
+        (None, 0, 0, (0, 0)),
+        ({"ttl_s": 300, "granted": True}, 0, 20, (20, 0)),
+        ({"ttl_s": 3600, "granted": True}, 16, 4, (0, 4)),
+        ({"ttl_s": 300, "granted": True}, 20, 0, (0, 0)),
+        ({"ttl_s": 300, "granted": False}, 0, 0, (0, 0)),
+        ({"ttl_s": 300, "granted": None}, 0, 0, (0, 0)),
+    ],
+)
+def test_anthropics_usage_says_what_a_lease_holds(
+    lease: dict[str, object] | None, read: int, written: int, kept: tuple[int, int]
+) -> None:
+    answer: dict[str, Any] = {"type": "message", "usage": {"input_tokens": 22}}
+    receipt = {"prompt_tokens": 22, "reused_tokens": {"device": read, "dram": 0, "ssd": 0}}
+    put_receipt(Api.MESSAGES, answer, receipt | ({"lease": lease} if lease else {}), chunk=4)
+    assert answer["usage"] == {
+        "input_tokens": 22 - read - written,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": written,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": kept[0],
+            "ephemeral_1h_input_tokens": kept[1],
+        },
+    }

@@ -215,7 +215,7 @@ async def test_without_its_database_valet_still_answers(
                 answer = await r.client.post(CHAT, json=body)
                 assert answer.status_code == 200
                 assert answer.headers["x-session-id"] == "s1"
-                assert '"turn":null' in answer.text
+                assert '"turn":null,"session_state":"unavailable"' in answer.text
         with monkeypatch.context() as patch:
             patch.setattr(type(r.valet.sessions), "list", fail)
             error = (await r.get("/v1/sessions", expect=503))["error"]
@@ -230,9 +230,9 @@ async def test_a_slow_database_delays_the_record_and_not_the_answer(
     async with run() as r:
         begin_turn = type(r.valet.sessions).begin_turn
 
-        async def slowly(*given: Any) -> Any:
+        async def slowly(*given: Any, **named: Any) -> Any:
             await database_answers.wait()
-            return await begin_turn(*given)
+            return await begin_turn(*given, **named)
 
         monkeypatch.setattr(type(r.valet.sessions), "begin_turn", slowly)
         monkeypatch.setattr("app.turns.STATE_WAIT_S", 0.01)
@@ -242,6 +242,7 @@ async def test_a_slow_database_delays_the_record_and_not_the_answer(
         database_answers.set()
         await r.valet.desk.settle(5)
         (turn,) = (await r.get("/v1/sessions/s1/turns"))["data"]
+        assert receipt.pop("session_state") == "unavailable"
         assert turn["kv_receipt"] == receipt | {"turn": 1}
 
 

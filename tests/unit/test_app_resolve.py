@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import re
 
 import pytest
 
 from app.resolve import BadSessionName, for_engine, parse_body, resolve_session
+from sessions.identity import is_session_id
 
 PLACES = ["session_id", "x-session-id", "x-correlation-id", "prompt_cache_key"]
 BODY = {"session_id", "prompt_cache_key"}
@@ -29,11 +31,34 @@ def test_nothing_named_is_a_new_session() -> None:
     assert _resolve({"session_id": None, "x-session-id": ""}) == ("new", False)
 
 
-@pytest.mark.parametrize("place", PLACES)
+NO_IDS = ["a/b", "a b", "x" * 257, "..", "\u00e9"]
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
 def test_what_cannot_be_an_id_is_refused(place: str) -> None:
-    for bad in ("a/b", "a b", "x" * 257, "..", "\u00e9"):
+    for bad in NO_IDS:
         with pytest.raises(BadSessionName):
             _resolve({place: bad})
+
+
+@pytest.mark.parametrize("place", PLACES[2:])
+def test_any_text_is_one_session(place: str) -> None:
+    found = [_resolve({place: text}) for text in [*NO_IDS, "\ud800"]]
+    assert found == [_resolve({place: text}) for text in [*NO_IDS, "\ud800"]]
+    assert len(set(found)) == len(found)
+    assert all(named and is_session_id(session) for session, named in found)
+    assert all(re.fullmatch("c_[0-9a-f]{32}", session) for session, _ in found)
+
+
+def test_an_empty_text_names_nothing() -> None:
+    assert _resolve({"x-correlation-id": "", "prompt_cache_key": ""}) == ("new", False)
+
+
+@pytest.mark.parametrize("bad", [0, False, 7, [], ["a"], {}])
+def test_a_cache_key_is_a_text(bad: object) -> None:
+    with pytest.raises(BadSessionName) as error:
+        _resolve({"prompt_cache_key": bad})
+    assert error.value.param == "prompt_cache_key"
 
 
 @pytest.mark.parametrize("bad", [7, True, ["s1"], {"id": "s1"}, ""])

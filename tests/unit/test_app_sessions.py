@@ -1,9 +1,12 @@
 """A session's life over HTTP, on the fake engine."""
 
+import asyncio
+
 import pytest
 from app_harness import Run
 
 from engine.fake_cache import FakeDisk
+from sessions.upkeep.reaper import Reaper
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -15,14 +18,14 @@ async def test_second_turn_reuses_the_first(run: Run) -> None:
         assert first["kv_receipt"]["turn"] == 1
         assert first["kv_receipt"]["computed_tokens"] == first["usage"]["prompt_tokens"]
         assert first["kv_receipt"]["miss"] == [
-            {"reason": "new_session", "at_token": 0, "tokens": 14}
+            {"reason": "new_session", "at_token": 0, "tokens": 15}
         ]
         second = await r.chat(LONG, reply, "and then", session_id="s1")
         receipt = second["kv_receipt"]
         assert receipt["turn"] == 2
         assert receipt["reused_tokens"]["device"] == 20
         assert receipt["miss"][0]["reason"] == "appended"
-        assert sum(receipt["reused_tokens"].values()) + receipt["computed_tokens"] == 26
+        assert sum(receipt["reused_tokens"].values()) + receipt["computed_tokens"] == 28
 
 
 async def test_park_prefetch_resume(run: Run) -> None:
@@ -171,3 +174,21 @@ async def test_dead_engine_is_503_for_commands(run: Run) -> None:
         error = (await r.post("/v1/sessions/s1/park", expect=503))["error"]
         assert error["code"] == "engine_unavailable"
         assert (await r.get("/v1/sessions"))["data"][0]["state"] == "idle"
+
+
+async def test_no_chore_holds_up_the_heartbeat(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, beats = asyncio.Event(), asyncio.Event()
+
+    async def hangs(_: Reaper) -> None:
+        busy.set()
+        await asyncio.Event().wait()
+
+    async def beat(*_: object) -> None:
+        if busy.is_set():
+            beats.set()
+
+    monkeypatch.setattr(Reaper, "round", hangs)
+    monkeypatch.setattr("sessions.upkeep.heartbeat.beat", beat)
+    monkeypatch.setattr("app.main.SETTLE_S", 0)
+    async with run(), asyncio.timeout(10):
+        await beats.wait()

@@ -28,7 +28,19 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("valet ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["models"], ["serve", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["models"],
+        ["serve", "a", "b"],
+        ["store"],
+        ["store", "dance"],
+        ["store", "export", "reader"],
+        ["store", "rotate-key"],
+    ],
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(arguments)

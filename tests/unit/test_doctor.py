@@ -84,6 +84,28 @@ def test_a_store_that_is_off_needs_no_disk(settings: Settings) -> None:
     machine = dataclasses.replace(FIT, disk_free=0, direct_io_error="Invalid argument")
     assert finding(off, machine, "disk").verdict is Verdict.OK
     assert finding(off, machine, "direct I/O").verdict is Verdict.OK
+    assert "not needed" in finding(off, machine, "encryption").message
+
+
+def test_it_says_where_the_master_key_is(settings: Settings) -> None:
+    assert "beside the store" in finding(settings, FIT, "encryption").message
+    for source, text in (("file:/etc/valet.key", "from a file"), ("env:KEY", "from env")):
+        elsewhere = dataclasses.replace(settings, master_key=source)
+        assert text in finding(elsewhere, FIT, "encryption").message
+    secret = dataclasses.replace(settings, master_key="command:vault --token sesame")
+    assert "sesame" not in finding(secret, FIT, "encryption").message
+
+
+def test_a_store_in_the_clear_is_a_warning(settings: Settings) -> None:
+    clear = dataclasses.replace(settings, encryption=False)
+    assert finding(clear, FIT, "encryption").verdict is Verdict.WARN
+
+
+def test_the_floor_counts(settings: Settings) -> None:
+    machine = dataclasses.replace(FIT, disk_free=10 * GIB)
+    assert finding(settings, machine, "disk").verdict is Verdict.OK
+    floor = dataclasses.replace(settings, ssd_free_floor=4 * GIB)
+    assert "VALET_SSD_FREE_FLOOR" in finding(floor, machine, "disk").message
 
 
 def test_a_server_database_is_not_a_file(settings: Settings) -> None:

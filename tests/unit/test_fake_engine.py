@@ -1,11 +1,14 @@
 """The fake engine keeps the promises that others test against."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from cache_tiers.hints import KvReport
 from cache_tiers.types import MissReason, SessionKey, Tier
 from engine.fake import FakeEngine
 from engine.fake_cache import FakeDisk
+from engine.fake_tokens import encode
 from engine.port import EngineDead, EnginePort, Generation, TurnContext, current_turn
 
 PROMPT = [f"w{i}" for i in range(14)]
@@ -125,10 +128,18 @@ async def test_drop_leaves_what_others_hold() -> None:
     await _generate(engine, S1, PROMPT)
     await _generate(engine, S2, PROMPT[:9])
     dropped = await engine.drop(S1)
-    assert (dropped.known, dropped.chunks) == (True, 3)
+    assert (dropped.known, dropped.chunks, dropped.key_destroyed) == (True, 3, True)
     assert (await engine.status(S2)).ssd_complete
-    assert (await engine.drop(S1)).known is False
+    again = await engine.drop(S1)
+    assert (again.known, again.key_destroyed) == (False, False)
     assert not (await engine.status(S1)).known
+
+
+async def test_a_session_that_filled_no_chunk_had_no_key() -> None:
+    engine = FakeEngine(tokens_per_chunk=64)
+    await _generate(engine, S1, PROMPT)
+    dropped = await engine.drop(S1)
+    assert (dropped.known, dropped.chunks, dropped.key_destroyed) == (True, 0, False)
 
 
 async def test_a_turn_begins_once_and_an_abort_has_no_report() -> None:
@@ -144,7 +155,7 @@ async def test_a_turn_begins_once_and_an_abort_has_no_report() -> None:
     aborted, whole = turn.generations
     assert begun == ["x"]
     assert _outcome(aborted) == ("abort", 1, False)
-    assert _outcome(whole) == ("stop", 2, True)
+    assert _outcome(whole) == ("length", 2, True)
     assert engine.aborted == 1
     assert not turn.done
 
@@ -161,3 +172,41 @@ async def test_a_dead_engine_refuses() -> None:
             await command
     with pytest.raises(EngineDead):
         await _generate(engine, S1, PROMPT)
+
+
+async def _turn(engine: FakeEngine, turn: TurnContext, max_tokens: int = 8) -> Generation:
+    token = current_turn.set(turn)
+    try:
+        words = [word async for word in engine.generate(PROMPT, max_tokens)]
+    finally:
+        current_turn.reset(token)
+    assert {word.prompt_tokens for word in words} == {len(turn.generations[-1].prompt_tokens)}
+    return turn.generations[-1]
+
+
+async def test_another_prompt_is_computed_when_the_turn_has_one() -> None:
+    engine = FakeEngine(max_model_len=40)
+    rendered = encode(PROMPT)
+    told: list[list[int]] = []
+
+    def longer(tokens: Sequence[int]) -> list[int]:
+        told.append(list(tokens))
+        return [*tokens, 7, 8]
+
+    generation = await _turn(engine, TurnContext(S1, "salt", on_prompt=longer))
+    assert told == [rendered]
+    assert generation.prompt_tokens == [*rendered, 7, 8]
+    assert generation.report is not None
+    assert generation.report.prompt == 16
+    # What does not fit is not taken.
+    whole = TurnContext(S1, "salt", on_prompt=lambda tokens: [*tokens] * 3)
+    assert (await _turn(engine, whole)).prompt_tokens == rendered
+
+
+async def test_an_answer_ends_with_the_end_of_the_turn_unless_it_is_cut() -> None:
+    engine = FakeEngine()
+    ended = await _turn(engine, TurnContext(S1, "salt"))
+    cut = await _turn(engine, TurnContext(S1, "salt"), max_tokens=3)
+    assert ended.answer_tokens[:3] == cut.answer_tokens
+    assert [token in engine.end_of_turn for token in ended.answer_tokens] == [False] * 7 + [True]
+    assert (ended.finish_reason, cut.finish_reason) == ("stop", "length")

@@ -11,14 +11,15 @@ from load.bench_overhead import summarize as summarize_overhead
 from load.bench_resume import (
     TAIL,
     Place,
+    RawRead,
     Sample,
     draw,
-    drop_page_cache,
     fault_of,
     make_sample,
     summarize,
     wanted,
 )
+from load.raw_disk import drop_page_cache
 from load.report import Interval
 from load.reuse import ReuseTally
 from load.stream import Streamed
@@ -46,14 +47,14 @@ PROOF = {
     Place.DEVICE: _receipt(device=2048),
     Place.DRAM: _receipt(ssd=2048, prefetched=2048),
     Place.SSD: _receipt(ssd=2048),
-    Place.SSD_PAGE_CACHE: _receipt(ssd=2048),
+    Place.SSD_PARKED: _receipt(ssd=2048),
 }
 
 
 @pytest.mark.parametrize("place", Place)
 def test_a_receipt_proves_its_place_and_no_other(place: Place) -> None:
     proved = {p for p in Place if fault_of(p, PROOF[place]) is None}
-    ssd = {Place.SSD, Place.SSD_PAGE_CACHE}
+    ssd = {Place.SSD, Place.SSD_PARKED}
     assert proved == (ssd if place in ssd else {place})
 
 
@@ -82,7 +83,7 @@ def _samples() -> list[Sample]:
         Place.DEVICE: (0.1, 0.2, 0.3),
         Place.DRAM: (0.2, 0.2, 0.2),
         Place.SSD: (0.3, 0.3, 0.4),
-        Place.SSD_PAGE_CACHE: (0.25, 0.25, 0.25),
+        Place.SSD_PARKED: (0.25, 0.25, 0.25),
     }
     return [
         make_sample(place, repeat, _answer(ttft, PROOF[place]))
@@ -91,18 +92,23 @@ def _samples() -> list[Sample]:
     ]
 
 
+def _raw() -> list[RawRead]:
+    return [RawRead(2048 + TAIL, repeat, 1000, 0.010) for repeat in range(3)]
+
+
 def test_a_summary_has_medians_and_ratios() -> None:
-    (row,) = summarize(_samples(), [2048 + TAIL])
+    (row,) = summarize(_samples(), _raw(), [2048 + TAIL])
     assert row["ttft_s"]["cold"] == {"count": 3, "median": 34, "low": 30, "high": 38}
     assert row["load_s"]["ssd"]["median"] == pytest.approx(0.012)
     assert row["ssd_over_device"] == pytest.approx(1.5)
+    assert row["load_over_bare_disk"] == pytest.approx(1.2)
     assert row["dram_over_device"] == pytest.approx(1)
     assert row["cold_over_ssd"] == pytest.approx(34 / 0.3)
-    assert set(wanted(row).values()) == {True}
+    assert set(wanted(row | {"ssd_over_device": 1.3}).values()) == {True}
 
 
 def test_figures_that_are_not_reached_are_missed() -> None:
-    (row,) = summarize(_samples(), [2048 + TAIL])
+    (row,) = summarize(_samples(), _raw(), [2048 + TAIL])
     assert set(wanted(row | {"ssd_over_device": 2.1, "cold_over_ssd": 59.0}).values()) == {False}
     assert set(wanted(row | {"ssd_over_device": None, "cold_over_ssd": None}).values()) == {None}
 
@@ -110,12 +116,13 @@ def test_figures_that_are_not_reached_are_missed() -> None:
 def test_a_sample_with_a_fault_does_not_count() -> None:
     wrong = make_sample(Place.SSD, 9, _answer(0.001, PROOF[Place.DEVICE]))
     assert wrong.fault is not None
-    (row,) = summarize([*_samples(), wrong], [2048 + TAIL])
+    (row,) = summarize([*_samples(), wrong], _raw(), [2048 + TAIL])
     assert row["ttft_s"]["ssd"]["count"] == 3
 
 
 def test_the_table_shows_gaps_as_gaps() -> None:
-    drawn = draw(summarize([s for s in _samples() if s.place is not Place.SSD], [2048 + TAIL]))
+    without = [s for s in _samples() if s.place is not Place.SSD]
+    drawn = draw(summarize(without, [], [2048 + TAIL]))
     assert "34,000.0 (30,000.0–38,000.0)" in drawn
     assert "–" in drawn
 

@@ -1,86 +1,126 @@
-"""The database file: private, migrated, and one kind of failure."""
+"""The session database, whichever it is: migrated, one unit of work at a time, one kind of
+failure."""
 
 import asyncio
 import logging
-import sqlite3
-import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from sessions import models, sqlite
+from sessions import models
 from sessions.database import Database, open_database
 from sessions.lifecycle import created
-from sessions.types import StateUnavailable
+from sessions.repository import SessionRepository
+from sessions.types import SessionBusy, SessionState, StateUnavailable
+from tests.state_database import Backend
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await open_database(url(tmp_path / "state.db"))
+async def database(backend: Backend) -> AsyncIterator[Database]:
+    opened = await backend.open(patient=False)
     yield opened
     await opened.close()
 
 
-def url(path: Path) -> str:
-    return f"sqlite:///{path}"
+async def test_migrations_build_the_tables_of_the_models(backend: Backend) -> None:
+    await (await backend.open()).close()
+
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, models.metadata))
+
+    engine = create_async_engine(backend.url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
 
 
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-async def test_the_file_and_its_folder_are_private(tmp_path: Path) -> None:
-    path = tmp_path / "valet" / "state.db"
-    database = await open_database(url(path))
+async def test_a_database_of_the_first_schema_keeps_its_sessions(backend: Backend) -> None:
+    engine = create_async_engine(backend.url)
+    async with engine.begin() as connection:
+        await connection.run_sync(first_schema)
+    await engine.dispose()
+    await backend.ask(
+        "INSERT INTO sessions VALUES ('t', 's', 'm', 'parked', '2029-01-01 00:00:00.000000+00:00',"
+        " '2029-01-01 00:00:01.000000+00:00', 1, 100, 'fp', 0)"
+    )
+    await backend.ask(
+        "INSERT INTO turns VALUES ('t', 's', 1, '2029-01-01 00:00:00.000000+00:00',"
+        " '2029-01-01 00:00:01.000000+00:00', 90, 10, 'stop', '{}')"
+    )
+    database = await backend.open()
     async with database.transaction() as repo:
-        await repo.add(created("t", "s", "m", NOW))
-    files = list(path.parent.iterdir())
-    assert {file.name for file in files} == {"state.db", "state.db-wal", "state.db-shm"}
-    assert {mode(file) for file in files} == {0o600}
-    assert mode(path.parent) == 0o700
+        session = await repo.find("t", "s")
+        turns = await repo.page_of_turns("t", "s", 10, None)
+        assert session is not None
+        assert (session.state, session.tokens, session.head_turn) == (SessionState.PARKED, 100, 1)
+        assert (session.metadata, session.instance) == ({}, "")
+        assert [turn.prompt_tokens for turn in turns] == [90]
+        assert await repo.page_of_audit("t", 10, None) == []
     await database.close()
 
 
-async def test_a_file_that_was_open_to_others_is_closed_to_them(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    path.touch(mode=0o644)
-    await (await open_database(url(path))).close()
-    assert mode(path) == 0o600
+def first_schema(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "sessions:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0001")
 
 
-async def test_migrations_build_the_tables_of_the_models(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    await (await open_database(url(path))).close()
-    engine = create_engine(url(path))
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, models.metadata) == []
-        ddl = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'sessions'")
-        assert "(state = 'active') = (running > 0)" in ddl.scalar_one()
-    engine.dispose()
-
-
-async def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
+async def test_opening_twice_keeps_what_is_there(backend: Backend) -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=5)))
-    database = await open_database(url(path))
+    database = await backend.open()
     async with database.transaction() as repo:
         assert await repo.add(created("t", "s", "m", elsewhere))
     await database.close()
-    database = await open_database(url(path))
+    database = await backend.open()
     async with database.transaction() as repo:
         session = await repo.find("t", "s")
     assert session is not None
     assert session.created_at == NOW
     assert session.created_at.tzinfo is UTC
     await database.close()
+
+
+async def test_two_that_open_it_at_once_migrate_it_once(backend: Backend) -> None:
+    databases = await asyncio.gather(*(backend.open() for _ in range(3)))
+    for database in databases:
+        async with database.transaction() as repo:
+            assert await repo.find("t", "s") is None
+        await database.close()
+
+
+async def test_a_locked_database_is_unavailable_then_works_again(
+    backend: Backend, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sessions.database")
+    async with backend.locked():
+        for _ in range(2):
+            with pytest.raises(StateUnavailable):
+                async with database.transaction() as repo:
+                    await repo.find("t", "s")
+        assert not database.healthy
+    async with database.transaction() as repo:
+        assert await repo.find("t", "s") is None
+    assert (database.faults, database.healthy) == (2, True)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(backend: Backend) -> None:
+    await (await backend.open()).close()
+    await backend.ask("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StateUnavailable, match="newer"):
+        await backend.open()
 
 
 async def test_a_taken_name_leaves_the_transaction_usable(database: Database) -> None:
@@ -111,75 +151,11 @@ async def test_a_time_without_a_timezone_is_refused(database: Database) -> None:
             await repo.add(created("t", "s", "m", NOW.replace(tzinfo=None)))
 
 
-async def test_a_locked_database_is_unavailable_then_works_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 1", *sqlite._PRAGMAS[1:]))
-    caplog.set_level(logging.INFO, "sessions.database")
-    path = tmp_path / "state.db"
-    database = await open_database(url(path))
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    for _ in range(2):
-        with pytest.raises(StateUnavailable):
-            async with database.transaction() as repo:
-                await repo.find("t", "s")
-    other.rollback()
-    other.close()
-    async with database.transaction() as repo:
-        assert await repo.find("t", "s") is None
-    assert database.faults == 2
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    await database.close()
-
-
-async def test_a_full_disk_is_unavailable_and_names_nobody(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with database.transaction() as repo:
-        await repo._connection.exec_driver_sql("PRAGMA max_page_count = 1")
-
-    async def fill() -> None:
-        async with database.transaction() as repo:
-            for number in range(500):
-                await repo.add(created("secret-tenant", f"secret-{number}", "m" * 200, NOW))
-
-    with pytest.raises(StateUnavailable) as failed:
-        await fill()
-    assert "secret" not in str(failed.value) + str(failed.value.__cause__) + caplog.text
-    assert "full" in caplog.text
-    async with database.transaction() as repo:
-        assert await repo.find("secret-tenant", "secret-0") is None
-
-
-async def test_a_damaged_file_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    path.write_bytes(b"not a database, however long " * 100)
-    with pytest.raises(StateUnavailable, match="not a database"):
-        await open_database(url(path))
-
-
-async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    await (await open_database(url(path))).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(StateUnavailable, match="newer"):
-        await open_database(url(path))
-
-
 @pytest.mark.parametrize("bad", ["", "no url", "postgresql://u:hush@host/db"])
 async def test_an_unusable_url_is_refused_without_its_password(bad: str) -> None:
     with pytest.raises(StateUnavailable) as refused:
         await open_database(bad)
     assert "hush" not in str(refused.value)
-
-
-async def test_a_folder_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StateUnavailable, match="cannot be opened"):
-        await open_database(url(tmp_path / "file" / "state.db"))
 
 
 async def test_a_cancelled_unit_of_work_frees_the_database(database: Database) -> None:
@@ -198,3 +174,38 @@ async def test_a_cancelled_unit_of_work_frees_the_database(database: Database) -
         await task
     async with database.transaction() as repo:
         assert await repo.find("t", "s") is None
+
+
+async def test_a_unit_that_is_given_up_in_its_middle_leaves_nothing_behind(
+    database: Database,
+) -> None:
+    """Whoever waited for it is gone; the unit itself goes on to its end or is undone whole."""
+
+    async def slow(connection: AsyncConnection) -> None:
+        repo = SessionRepository(connection)
+        await repo.add(created("t", "given-up", "m", NOW))
+        counting = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000)"
+        await connection.exec_driver_sql(f"{counting} SELECT count(*) FROM n")
+
+    async def broken(connection: AsyncConnection) -> None:
+        await SessionRepository(connection).add(created("t", "broken", "m", NOW))
+        raise SessionBusy("no")
+
+    given_up = asyncio.create_task(database.run(slow))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    with pytest.raises(SessionBusy):
+        await database.run(broken)
+    async with database.transaction() as repo:
+        assert await repo.find("t", "broken") is None
+        await repo.add(created("t", "after", "m", NOW))
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            assert await database.run(_count) in (1, 2)
+
+
+async def _count(connection: AsyncConnection) -> int:
+    found = await connection.exec_driver_sql("SELECT count(*) FROM sessions")
+    return int(found.scalar_one())

@@ -87,9 +87,22 @@ def test_bad_size_says_what_is_expected(tmp_path: Path, text: str) -> None:
         ("VALET_DRAIN_S", "-1"),
         ("VALET_LOG_LEVEL", "loud"),
         ("VALET_DATABASE_URL", "valet.db"),
+        ("VALET_ENCRYPTION", "yes"),
+        ("VALET_SSD_COMPRESSION", "1"),
+        ("VALET_SSD_FREE_FLOOR", "1GB"),
+        ("VALET_SSD_MINIMUM_TOKENS", "-1"),
+        ("VALET_SSD_WRITES_PER_DAY", "200GB"),
+        ("VALET_SSD_WRITES_PER_DAY", "0DWPD"),
+        ("VALET_MASTER_KEY", "master.key"),
+        ("VALET_MASTER_KEY", "file:master.key"),
         ("VALET_API_KEYS", "one,,two"),
         ("VALET_API_KEYS", "one,one"),
         ("VALET_API_KEYS", "with space"),
+        ("VALET_ALLOW_ANONYMOUS", "yes"),
+        ("VALET_OPERATOR_KEY", "fifteen-letters"),
+        ("VALET_QUOTA_SESSIONS", "-1"),
+        ("VALET_QUOTA_TOKENS_PER_MINUTE", "1e6"),
+        ("VALET_QUOTA_DRAM", "1GB"),
     ],
 )
 def test_bad_value_names_its_setting(tmp_path: Path, variable: str, text: str) -> None:
@@ -119,12 +132,41 @@ def test_file_that_is_not_text(tmp_path: Path) -> None:
     assert "not TOML" in problem(tmp_path)
 
 
-def test_other_machines_need_a_key(tmp_path: Path) -> None:
+def test_whether_other_machines_reach_it(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "10.1.2.3", "valet.example", "::ffff:10.1.2.3"):
-        assert "VALET_API_KEYS" in problem(tmp_path, VALET_HOST=host)
-        assert load(tmp_path, VALET_HOST=host, VALET_API_KEYS="k").host == host
+        assert load(tmp_path, VALET_HOST=host).reachable
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
-        assert load(tmp_path, VALET_HOST=host).host == host
+        assert not load(tmp_path, VALET_HOST=host).reachable
+
+
+def test_quotas_of_the_installation(tmp_path: Path) -> None:
+    assert load(tmp_path).quotas.limits() == {}
+    settings = load(
+        tmp_path,
+        VALET_QUOTA_REQUESTS_PER_MINUTE="60",
+        VALET_QUOTA_TOKENS_PER_MINUTE="90000",
+        VALET_QUOTA_SESSIONS="0",
+        VALET_QUOTA_DRAM="1GiB",
+        VALET_QUOTA_SSD="2GiB",
+        VALET_QUOTA_DEVICE="3GiB",
+    )
+    assert settings.quotas.limits() == {
+        "requests_per_minute": 60,
+        "tokens_per_minute": 90_000,
+        "dram": 2**30,
+        "ssd": 2**31,
+        "device": 3 * 2**30,
+    }
+
+
+def test_an_operators_key_is_nobody_elses(tmp_path: Path) -> None:
+    key = "k" * 16
+    assert load(tmp_path, VALET_OPERATOR_KEY=key, VALET_API_KEYS="a").operator_key == key
+    message = problem(tmp_path, VALET_OPERATOR_KEY=key, VALET_API_KEYS=f"a,{key}")
+    assert message.startswith("VALET_OPERATOR_KEY")
+    assert key not in message
+    assert key not in repr(load(tmp_path, VALET_OPERATOR_KEY=key))
+    assert "short" not in problem(tmp_path, VALET_OPERATOR_KEY="short")
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
@@ -162,8 +204,92 @@ def test_home_follows_the_user_and_the_working_folder(tmp_path: Path) -> None:
     assert load(tmp_path, VALET_HOME="v").home == tmp_path / "v"
 
 
+def test_nothing_is_public_unless_a_folder_says_so(tmp_path: Path) -> None:
+    assert load(tmp_path).public_prefixes is None
+    assert load(tmp_path, VALET_PUBLIC_PREFIXES="shared").public_prefixes == tmp_path / "shared"
+
+
 def test_database_that_is_no_file(tmp_path: Path) -> None:
     for url in ("sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "postgresql+asyncpg://h/d"):
         assert load(tmp_path, VALET_DATABASE_URL=url).database_path is None
     absolute = load(tmp_path, VALET_DATABASE_URL="sqlite+aiosqlite:////data/v.db?timeout=5")
     assert absolute.database_path == Path("/data/v.db")
+
+
+def test_the_store_of_the_defaults_is_encrypted(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    installation = settings.installation
+    assert installation.root == settings.store_dir
+    assert installation.bytes_limit == settings.ssd
+    assert installation.free_floor == 2**30
+    assert installation.master_key == "file:/home/ada/.local/share/valet/master.key"
+    assert installation.bytes_per_day is None
+    assert not installation.compress
+    assert settings.ssd_minimum_tokens == 128
+
+
+def test_a_store_as_one_wants_it(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        VALET_SSD="4GiB",
+        VALET_SSD_FREE_FLOOR="0",
+        VALET_SSD_WRITES_PER_DAY="200GiB",
+        VALET_SSD_COMPRESSION="on",
+        VALET_SSD_MINIMUM_TOKENS="0",
+        VALET_MASTER_KEY="env:STORE_KEY",
+    )
+    installation = settings.installation
+    assert (installation.bytes_limit, installation.free_floor) == (4 * 2**30, 0)
+    assert installation.bytes_per_day == 200 * 2**30
+    assert installation.compress
+    assert installation.master_key == "env:STORE_KEY"
+    assert settings.ssd_minimum_tokens == 0
+
+
+def test_without_encryption_no_key_is_asked_for(tmp_path: Path) -> None:
+    off = load(tmp_path, VALET_ENCRYPTION="Off", VALET_MASTER_KEY="env:STORE_KEY")
+    assert off.installation.master_key is None
+    assert load(tmp_path, VALET_ENCRYPTION="on").installation.master_key is not None
+
+
+@pytest.mark.parametrize(
+    ("ssd", "text", "per_day"),
+    [
+        ("4GiB", "0.5DWPD", 2 * 2**30),
+        ("4GiB", "2 dwpd", 8 * 2**30),
+        ("4GiB", "", None),
+        ("4GiB", "0", None),
+        ("0", "200GiB", 200 * 2**30),
+    ],
+)
+def test_writes_a_day(tmp_path: Path, ssd: str, text: str, per_day: int | None) -> None:
+    settings = load(tmp_path, VALET_SSD=ssd, VALET_SSD_WRITES_PER_DAY=text)
+    assert settings.ssd_writes_per_day == per_day
+
+
+def test_a_store_that_is_off_may_have_a_share_to_write(tmp_path: Path) -> None:
+    assert load(tmp_path, VALET_SSD="0", VALET_SSD_WRITES_PER_DAY="0.5DWPD").ssd == 0
+
+
+def test_a_master_key_is_never_shown(tmp_path: Path) -> None:
+    key = "0123456789abcdef" * 4
+    assert key not in problem(tmp_path, VALET_MASTER_KEY=key)
+    assert key not in problem(tmp_path, VALET_MASTER_KEY=f"env:{key}")
+    settings = load(tmp_path, VALET_MASTER_KEY=f"command:vault read --token {key}")
+    assert key not in repr(settings)
+
+
+def test_the_secret_comes_from_where_it_is_said(tmp_path: Path) -> None:
+    assert load(tmp_path).secret == f"file:{load(tmp_path).home}/secret"
+    assert load(tmp_path, VALET_SECRET="env:KEY").secret == "env:KEY"
+    key = "0123456789abcdef" * 4
+    assert key not in problem(tmp_path, VALET_SECRET=key)
+    assert key not in repr(load(tmp_path, VALET_SECRET=f"command:vault read {key}"))
+
+
+def test_the_url_of_redis(tmp_path: Path) -> None:
+    assert load(tmp_path).redis_url == ""
+    url = "redis://:hush@host:6379/0"
+    assert load(tmp_path, VALET_REDIS_URL=url).redis_url == url
+    assert "hush" not in repr(load(tmp_path, VALET_REDIS_URL=url))
+    assert "hush" not in problem(tmp_path, VALET_REDIS_URL="http://:hush@host")

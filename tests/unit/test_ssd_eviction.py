@@ -6,7 +6,11 @@ from cache_tiers.eviction.policy import Candidate
 
 def choose(*candidates: Candidate) -> int | None:
     chosen = LeastRecentlyUsed().choose(candidates)
-    return chosen.id if chosen else None
+    return chosen.candidate.id if chosen else None
+
+
+def full(id: int, last_used: float, chunks: int = 2) -> Candidate:
+    return Candidate(id, 9, last_used, chunks, live_bytes=9)
 
 
 def test_nobody() -> None:
@@ -14,12 +18,38 @@ def test_nobody() -> None:
 
 
 def test_the_least_recently_used() -> None:
-    assert choose(Candidate(1, 9, 30.0, 2), Candidate(2, 9, 10.0, 2), Candidate(3, 9, 20.0, 2)) == 2
+    assert choose(full(1, 30.0), full(2, 10.0), full(3, 20.0)) == 2
 
 
 def test_what_holds_nothing_before_everything_else() -> None:
-    assert choose(Candidate(1, 9, 10.0, 1), Candidate(2, 9, 99.0, 0)) == 2
+    assert choose(full(1, 10.0), Candidate(2, 9, 99.0, 0)) == 2
+
+
+def test_what_is_superseded_counts_as_dead() -> None:
+    left_behind = Candidate(2, 100, 99.0, 4, live_bytes=100, superseded_bytes=100)
+    assert choose(full(1, 10.0), left_behind) == 2
+    mostly = Candidate(3, 100, 99.0, 4, live_bytes=100, superseded_bytes=80)
+    choice = LeastRecentlyUsed().choose([full(1, 10.0), mostly])
+    assert choice is not None
+    assert (choice.candidate.id, choice.copy_forward) == (3, True)
+
+
+def test_what_holds_pinned_chunks_goes_last_and_the_least_of_them_first() -> None:
+    much = Candidate(1, 100, 1.0, 4, live_bytes=100, pinned_bytes=90)
+    little = Candidate(2, 100, 2.0, 4, live_bytes=10, superseded_bytes=5, pinned_bytes=5)
+    assert choose(much, little, full(3, 30.0)) == 3
+    assert choose(much, little) == 2
 
 
 def test_ties_go_by_id() -> None:
-    assert choose(Candidate(5, 9, 10.0, 1), Candidate(4, 9, 10.0, 1)) == 4
+    assert choose(full(5, 10.0), full(4, 10.0)) == 4
+
+
+def test_what_is_mostly_dead_is_emptied_before_anything_live_goes() -> None:
+    mostly_dead = Candidate(2, 100, 99.0, 1, live_bytes=25)
+    choice = LeastRecentlyUsed().choose([full(1, 10.0), mostly_dead])
+    assert choice is not None
+    assert (choice.candidate.id, choice.copy_forward) == (2, True)
+    alone = LeastRecentlyUsed().choose([full(1, 10.0)])
+    assert alone is not None
+    assert not alone.copy_forward

@@ -3,19 +3,28 @@
 import pytest
 
 from cache_tiers.ssd import journal
+from cache_tiers.ssd.extent import Extent, Seal
 from cache_tiers.ssd.frames import Mark, join, split
-from cache_tiers.ssd.journal import Header, Put
+from cache_tiers.ssd.journal import MOST_PAGES, Header, Put
 from cache_tiers.store import StoreUnusable
 from cache_tiers.types import ChunkKey
 
-HEADER = Header("f1", 3, 4096)
-PUTS = [Put(ChunkKey(b"key%d" % i), i, bytes([i]) * 16) for i in range(4)]
+TENANT = bytes(range(16))
+HEADER = Header("f1", 3, 8000, TENANT)
+
+
+def put(i: int, page: int, length: int = 8000) -> Put:
+    seal = Seal(i, bytes([i]) * 12, bytes([i + 1]) * 48, bytes([i + 2]) * 16)
+    return ChunkKey(b"key%d" % i), Extent(3, page, length, seal)
+
+
+PUTS = [put(i, 2 * i) for i in range(4)]
 
 
 def written() -> tuple[bytes, Mark]:
     data, mark = journal.begin(HEADER)
     more, mark = journal.puts(PUTS, mark)
-    last, mark = journal.deletes([1], mark)
+    last, mark = journal.deletes([PUTS[1]], mark)
     return data + more + last, mark
 
 
@@ -51,8 +60,43 @@ def test_replay() -> None:
     data, mark = written()
     said = journal.replay(data, HEADER)
     assert said is not None
-    assert said.puts == {0: PUTS[0], 2: PUTS[2], 3: PUTS[3]}
-    assert (said.slots, said.mark) == (4, mark)
+    assert said.puts == [PUTS[0], PUTS[2], PUTS[3]]
+    assert (said.deleted, said.pages, said.mark) == ([], 8, mark)
+
+
+def test_the_end_alone_is_replayed_as_a_whole() -> None:
+    """From every record's end on; a delete of what was put before is told."""
+    data, mark = written()
+    first, at = next(split(memoryview(data), Mark(len(journal.MAGIC), 0)))
+    assert first == HEADER.encode()
+    for count in range(5):
+        said = journal.replay_tail(data[at.end :], HEADER, at)
+        assert said.puts == [p for i, p in enumerate(PUTS) if i >= count and i != 1]
+        assert said.deleted == ([(PUTS[1][0], 2)] if count > 1 else [])
+        assert said.mark == mark
+        at = _after(data, at)
+
+
+def _after(data: bytes, at: Mark) -> Mark:
+    _, behind = next(split(memoryview(data[at.end :]), Mark(0, at.chain)))
+    return Mark(at.end + behind.end, behind.chain)
+
+
+@pytest.mark.parametrize("odd", [put(9, 8, 0), put(9, 8, 8001), put(9, MOST_PAGES - 1)])
+def test_what_cannot_be_a_chunk_ends_the_journal(odd: Put) -> None:
+    data, mark = written()
+    more, behind = journal.puts([odd], mark)
+    further, _ = journal.puts([put(10, 8)], behind)
+    said = journal.replay(data + more + further, HEADER)
+    assert said is not None
+    assert (len(said.puts), said.mark) == (3, mark)
+
+
+def test_the_header_says_whose_it_is() -> None:
+    data, _ = written()
+    assert journal.tenant_in(data) == TENANT
+    assert journal.tenant_in(data[:40]) is None
+    assert journal.tenant_in(b"x" + data[1:]) is None
 
 
 def test_every_flipped_bit_is_noticed() -> None:
@@ -63,11 +107,17 @@ def test_every_flipped_bit_is_noticed() -> None:
         said = journal.replay(bytes(flipped), HEADER)
         assert said is None or said.mark.end <= at
         if said:
-            assert all(PUTS[slot] == put for slot, put in said.puts.items())
+            assert all(found in PUTS for found in said.puts)
 
 
 @pytest.mark.parametrize(
-    "other", [Header("f2", 3, 4096), Header("f1", 4, 4096), Header("f1", 3, 1)]
+    "other",
+    [
+        Header("f2", 3, 8000, TENANT),
+        Header("f1", 4, 8000, TENANT),
+        Header("f1", 3, 1, TENANT),
+        Header("f1", 3, 8000, bytes(16)),
+    ],
 )
 def test_another_header_is_not_ours(other: Header) -> None:
     assert journal.replay(written()[0], other) is None
@@ -75,8 +125,8 @@ def test_another_header_is_not_ours(other: Header) -> None:
 
 def test_sizes_are_as_promised() -> None:
     start = journal.begin(HEADER)[1]
-    assert len(journal.puts(PUTS[:1], start)[0]) == journal.put_bytes(PUTS[0].key)
-    assert len(journal.deletes([7], start)[0]) == journal.DELETE_BYTES
+    assert len(journal.puts(PUTS[:1], start)[0]) == journal.put_bytes(PUTS[0][0])
+    assert len(journal.deletes(PUTS[:1], start)[0]) <= journal.MOST_DELETE_BYTES
 
 
 def test_a_newer_version_is_said() -> None:

@@ -1,22 +1,17 @@
 """Merging reads."""
 
-from pathlib import Path
-
-from cache_tiers.ssd.files import OsFiles
-from cache_tiers.ssd.index import Location
-from cache_tiers.ssd.journal import Header
+from cache_tiers.ssd.extent import PAGE_BYTES, Extent, Seal
 from cache_tiers.ssd.runs import merge
-from cache_tiers.ssd.segment import Segment
 
-SEGMENTS = [Segment.unborn(OsFiles(), Path("f"), Header("f", i, 10), 99) for i in range(2)]
-
-
-def at(segment: int, slot: int) -> Location:
-    return Location(SEGMENTS[segment], slot, b"")
+SEAL = Seal(0, bytes(12), bytes(48), bytes(16))
 
 
-def runs(*places: Location | None, longest: int = 9) -> list[tuple[int, int, tuple[int, ...]]]:
-    return [(r.segment.id, r.slot, r.positions) for r in merge(places, longest)]
+def at(segment: int, page: int, size: int = PAGE_BYTES) -> Extent:
+    return Extent(segment, page, size, SEAL)
+
+
+def runs(*places: Extent | None, longest: int = 9) -> list[tuple[int, int, tuple[int, ...]]]:
+    return [(r.segment, r.page, r.positions) for r in merge(places, longest * PAGE_BYTES)]
 
 
 def test_neighbours_in_any_order_are_one_run() -> None:
@@ -33,8 +28,20 @@ def test_gaps_segments_and_repeats_part_runs() -> None:
 
 
 def test_a_run_has_a_longest() -> None:
-    places = [at(0, slot) for slot in range(5)]
-    assert [len(run.positions) for run in merge(places, 2)] == [2, 2, 1]
+    assert [len(run[2]) for run in runs(*(at(0, page) for page in range(5)), longest=2)] == [
+        2,
+        2,
+        1,
+    ]
+
+
+def test_an_extent_longer_than_that_is_a_run_of_its_own() -> None:
+    places = [at(0, 0), at(0, 1, 5 * PAGE_BYTES), at(0, 6)]
+    assert [run.pages for run in merge(places, 2 * PAGE_BYTES)] == [1, 5, 1]
+
+
+def test_extents_take_whole_pages() -> None:
+    assert runs(at(0, 0, 5000), at(0, 2, 1), at(0, 3)) == [(0, 0, (0, 1, 2))]
 
 
 def test_nothing() -> None:

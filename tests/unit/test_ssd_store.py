@@ -4,15 +4,18 @@ import errno
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_tiers.ssd import journal
-from cache_tiers.ssd.store import SsdConfig, SsdStore
+from cache_tiers.ssd.config import SsdConfig
+from cache_tiers.ssd.store import SsdStore
 from cache_tiers.store import ReadOutcome, StoreUnusable, WriteOutcome
-from cache_tiers.types import ChunkKey
+from cache_tiers.types import ChunkKey, SessionKey
 from tests.contract.store_faults import FaultyFiles, disk_bytes
 
+OWNER = SessionKey("acme/alice")
 CHUNK = 4096
 LIMIT = 100 * CHUNK
 MISSING, OK, CORRUPT = ReadOutcome.MISSING, ReadOutcome.OK, ReadOutcome.CORRUPT
@@ -56,7 +59,7 @@ class Bench:
 
     def put(self, *numbers: int) -> list[WriteOutcome]:
         views = [memoryview(content(n)) for n in numbers]
-        return self.store.put([key(n) for n in numbers], views)
+        return self.store.put([key(n) for n in numbers], views, OWNER)
 
     def get(self, *numbers: int) -> list[ReadOutcome]:
         views = [memoryview(bytearray(CHUNK)) for _ in numbers]
@@ -213,11 +216,11 @@ def test_another_chunk_size_is_not_ours(bench: Bench) -> None:
 def test_a_newer_format_is_refused(bench: Bench) -> None:
     bench.put(1)
     bench.store.close()
-    header = journal.Header("f1", 1, CHUNK)
+    header = journal.Header("f1", 1, CHUNK, bytes(16))
     body = header.encode(journal.VERSION + 1)
     frame, _ = journal.join([body], journal.Mark(len(journal.MAGIC), 0))
     bench.file("journal").write_bytes(journal.MAGIC + frame)
-    with pytest.raises(StoreUnusable, match="format 2"):
+    with pytest.raises(StoreUnusable, match="format 3"):
         bench.open()
 
 
@@ -277,12 +280,13 @@ def test_a_smaller_limit_after_a_restart(bench: Bench) -> None:
 
 
 def test_the_smallest_limit_works_and_below_it_is_refused(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"root": tmp_path / "r", "fingerprint": "f", "chunk_bytes": 10_000}
     with pytest.raises(StoreUnusable, match=r"allow at least (\d+) bytes") as refusal:
-        SsdStore.open(SsdConfig(tmp_path / "r", "f", 10_000, 10_000))
+        SsdStore.open(SsdConfig(**common, bytes_limit=10_000))
     least = int(str(refusal.value).split("allow at least ")[1].split()[0])
-    store = SsdStore.open(SsdConfig(tmp_path / "r", "f", 10_000, least))
+    store = SsdStore.open(SsdConfig(**common, bytes_limit=least))
     for number in range(3):
-        assert store.put([key(number)], [memoryview(bytes(10_000))]) == [STORED]
+        assert store.put([key(number)], [memoryview(bytes(10_000))], OWNER) == [STORED]
         assert disk_bytes(tmp_path / "r") <= least
     assert store.stats().chunks == 1
     store.close()

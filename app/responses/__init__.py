@@ -1,0 +1,1 @@
+"""The Responses API's own state: what continues what, and what is stored."""

@@ -1,0 +1,1 @@
+"""Which session continues this history, and what exactly was said in it."""

@@ -1,0 +1,1 @@
+"""Pins: budgeted, expiring claims on a tier."""

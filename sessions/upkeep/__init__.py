@@ -1,0 +1,1 @@
+"""What keeps sessions in order while nobody asks: the reaper, instances, events."""

@@ -1,0 +1,1 @@
+from tests.unit.test_response_store import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_session_audit import *  # noqa: F403

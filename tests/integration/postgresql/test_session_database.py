@@ -1,0 +1,1 @@
+from tests.unit.test_session_database import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.integration.test_session_repository import *  # noqa: F403

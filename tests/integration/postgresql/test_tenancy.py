@@ -1,0 +1,1 @@
+from tests.unit.test_tenancy import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_upkeep_instances import *  # noqa: F403
