@@ -55,8 +55,7 @@ class VllmEngine:
         # vLLM leaves its message queues to multiprocessing's clean-up, which warns of each.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing")
         # A package that vLLM's application imports would let nobody log anything but errors.
-        level = logging.getLogger().level
-        os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", str(level))
+        os.environ["SAGEMAKER_CONTAINER_LOG_LEVEL"] = str(logging.getLogger().level)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(
             arguments(self._config, await asyncio.to_thread(facts, self._config))
         )
