@@ -8,8 +8,8 @@ from cache_tiers.prefill_cost import PrefillCost
 from cache_tiers.types import MissReason
 from engine.port import Generation
 from sessions.history.continuation import common_tokens
+from sessions.history.place import Place
 from sessions.history.recognition import Relation
-from sessions.history.service import Place
 from sessions.types import Session, SessionState
 
 

@@ -24,9 +24,12 @@ from engine.port import EngineError, EnginePort, Generation, TurnContext
 from sessions.history.chain import Message
 from sessions.history.changes import rewritten
 from sessions.history.continuation import continued
-from sessions.history.service import Histories, Place
+from sessions.history.ending import Ending
+from sessions.history.place import Place
+from sessions.history.service import Histories
 from sessions.identity import session_key
 from sessions.leases.service import LeaseService
+from sessions.line import Ticket
 from sessions.service import SessionService
 from sessions.types import BegunTurn, SessionError, StateUnavailable
 from sessions.units import Write
@@ -35,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 STATE_WAIT_S: Final = 5.0
 """How long the end of an answer waits for its turn to be recorded."""
+ANSWER_FIRST_S: Final = 0.05
+"""How long the record of a turn waits for its answer to go, while nobody waits for the record."""
 FORK_WAIT_S: Final = 0.25
 """How long a fork's first turn waits until the engine knows what it shares."""
 
@@ -124,7 +129,8 @@ class LiveTurn:
         self._model = model
         self._claim = claim
         self._over = asyncio.Event()
-        self._in_order = asyncio.Event()
+        self._numbered = asyncio.Event()
+        self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun: BegunTurn | None = None
         self._answers: Sequence[Message] = ()
@@ -157,28 +163,34 @@ class LiveTurn:
         ``STATE_WAIT_S`` for the database; a turn that is not recorded by then, or not at all, has a
         receipt without a number.
 
-        Where nobody can see the difference, the answer does not wait for the record, but only until
-        everything that is asked of the database from now on is answered after it. A turn with
+        Where nobody can see the difference, the answer does not wait for the record: the record has
+        a place in front of everything that is asked of the database from now on. A turn with
         something in ``also_at_end`` waits, and so ``recorded`` is known."""
         if self._task is None or not self.done:
             return None
         if not self._over.is_set():
             self._answers = answers
-        self._over.set()
-        if self.also_at_end:
+            if not self.also_at_end and self._claim is None:
+                self._ticket = self._desk.sessions.units.ticket()
+            self._over.set()
+        if self._ticket is None:
             await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
-        else:
+        elif not self._numbered.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(STATE_WAIT_S):
-                    await self._in_order.wait()
-        if self._receipt is None:
+                    await self._numbered.wait()
+        if self._receipt is None and (self._ticket is None or not self._numbered.is_set()):
             STATE_FAILURES.labels("wait").inc()
             return self._make_receipt()
-        return self._receipt
+        if self._ticket is not None:
+            self._release(answered=True)
+        return self._told()
 
     def close(self) -> None:
         """The request is over, however it ended. A turn that is not finished was aborted."""
         self._over.set()
+        if self._ticket is not None:
+            self._ticket.hurry.set()
         if self._task is None:
             self._release()
             self._drop_fork()
@@ -188,10 +200,11 @@ class LiveTurn:
         if self._place.lineage is not None:
             self._desk.spawn(self._desk.drop(self._tenant, self.session_id))
 
-    def _release(self) -> None:
+    def _release(self, *, answered: bool = False) -> None:
+        histories = self._desk.histories
         if not self._released:
             self._released = True
-            self._desk.histories.release(self._tenant, self._place)
+            (histories.answered if answered else histories.release)(self._tenant, self._place)
 
     def _prompt(self, rendered: Sequence[int]) -> Sequence[int]:
         """What is computed: the conversation as it was, and what is new."""
@@ -203,12 +216,7 @@ class LiveTurn:
     def _begin(self) -> None:
         if self._task is None:
             self._task = self._desk.spawn(self._live())
-            self._task.add_done_callback(lambda _: self._settled())
-
-    def _settled(self) -> None:
-        """The turn's end is in the database, or before whatever comes there next."""
-        self._release()
-        self._in_order.set()
+            self._task.add_done_callback(lambda _: self._release())
 
     async def _live(self) -> None:
         desk = self._desk
@@ -218,24 +226,40 @@ class LiveTurn:
             )
         except SessionError as error:
             _count_failure("begin", error)
+        self._numbered.set()
         claim = self._claim if self._begun is not None else None
         if claim is not None:
             desk.spawn(claim.make(self._tenant, self.session_id))
         await self._over.wait()
-        if self.done:
-            if claim is not None:
+        try:
+            if claim is not None and self.done:
                 await claim.settled()
-            learn(desk.cost, self.context.generations)
-            receipt = self._make_receipt()
+            await self._record()
+        finally:
+            if self._ticket is not None:
+                self._ticket.give_up()
+
+    async def _record(self) -> None:
+        receipt = self._told() if self.done else {}
+        if self._ticket is not None:
+            # Writing would take the interpreter from the answer that is ready.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_FIRST_S):
+                    await self._ticket.hurry.wait()
+        if receipt:
             count_receipt(receipt)
-            self._receipt = receipt
-        else:
-            receipt = {}
         TURNS.labels("finished" if receipt else "aborted").inc()
         if self._begun is not None:
             await self._end(self._begun, receipt)
         else:
             self._drop_fork()
+
+    def _told(self) -> dict[str, Any]:
+        """The turn's receipt, as it is told and recorded."""
+        if self._receipt is None:
+            learn(self._desk.cost, self.context.generations)
+            self._receipt = self._make_receipt()
+        return self._receipt
 
     def _make_receipt(self) -> dict[str, Any]:
         desk, begun = self._desk, self._begun
@@ -258,6 +282,7 @@ class LiveTurn:
             if not receipt:
                 await sessions.end_turn(begun)
                 return
+            ending = self._ending(begun)
             await sessions.end_turn(
                 begun,
                 receipt=receipt,
@@ -265,21 +290,25 @@ class LiveTurn:
                 prompt_tokens=receipt["prompt_tokens"],
                 output_tokens=sum(g.output_tokens for g in generations),
                 finish_reason=generations[-1].finish_reason,
-                also=[*self._history(begun, receipt), *self.also_at_end],
-                in_order=self._settled,
+                also=[*self._changes(begun, receipt), *ending.writes, *self.also_at_end],
+                ticket=self._ticket,
             )
             self.recorded = True
+            self._desk.histories.ended(self._tenant, self.session_id, ending)
         except SessionError as error:
             _count_failure("end", error)
 
-    def _history(self, begun: BegunTurn, receipt: dict[str, Any]) -> list[Write]:
+    def _changes(self, begun: BegunTurn, receipt: dict[str, Any]) -> list[Write]:
+        """What this turn tells of its history's past."""
+        changed = receipt.get("prefix_change")
+        return [] if changed is None else [rewritten(begun, changed)]
+
+    def _ending(self, begun: BegunTurn) -> Ending:
         """What this turn adds to its session's history."""
         generations = self.context.generations
         generation = generations[0]
         whole = len(generations) == 1 and self._is_whole(generation)
-        changed = receipt.get("prefix_change")
-        told = [] if changed is None else [rewritten(begun, changed)]
-        return told + self._desk.histories.ending(
+        return self._desk.histories.ending(
             self._tenant,
             self._model,
             self._place,

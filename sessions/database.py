@@ -1,6 +1,5 @@
 """The session database: opened, migrated, and used one transaction at a time."""
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sessions import migrations, postgresql, sqlite
+from sessions.line import Line, Ticket
 from sessions.outage import Outage
 from sessions.repository import SessionRepository
 from sessions.sqlite_connection import OneTripConnection
@@ -40,11 +40,17 @@ class Database:
         self._engine = engine
         # SQLite has one connection here: units have their turn one after the other.
         self._alone = engine.dialect.name == "sqlite"
-        self._turn = asyncio.Lock()
+        self._line = Line(sqlite.WAIT_S)
         self._driver: OneTripConnection | None = None
         self._unreachable = Outage(RETRY_S, monotonic)
         self._healthy = True
         self._faults = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody but this process changes the database, and its units have their turn one
+        after the other: with SQLite."""
+        return self._alone
 
     @property
     def faults(self) -> int:
@@ -76,50 +82,48 @@ class Database:
                 yield connection
                 progress.commits = True
 
+    def ticket(self) -> Ticket | None:
+        """A place for a unit, in front of every one that is asked for later: those find it done, or
+        find that the database failed. None where units have no order, but with ``alone``."""
+        return self._line.join() if self._alone else None
+
     async def run(
         self,
         work: Callable[[AsyncConnection], Awaitable[Result]],
-        in_order: Callable[[], None] | None = None,
+        ticket: Ticket | None = None,
     ) -> Result:
-        """``work`` as one unit, and its result. Where the database undoes it for the sake of
-        another unit that runs at once, it runs again, at most ``TRIES`` times in all. It may wait
-        for nothing but its connection, and change nothing but rows and what is its own: SQLite
-        runs it in a thread.
-
-        ``in_order`` is called, perhaps more than once, where the database is this process's alone
-        and gives its units a turn one after the other: when this one has its turn. Every unit that
-        is asked for from then on finds it done, or finds that the database failed. Raises as
-        ``begin`` does."""
+        """``work`` as one unit, with its ``ticket``, and its result. Where the database undoes it for
+        the sake of another unit that runs at once, it runs again, at most ``TRIES`` times in all.
+        It may wait for nothing but its connection, and change nothing but rows and what is its own:
+        SQLite runs it in a thread. Raises as ``begin`` does."""
+        if self._alone:
+            return await self._run_in_turn(work, ticket)
         for _ in range(TRIES - 1):
             try:
-                return await self._run_once(work, in_order)
+                return await self._run_once(work)
             except StateUnavailable as error:
                 if not _may_run_again(error.__cause__):
                     raise
-        return await self._run_once(work, in_order)
+        return await self._run_once(work)
 
-    async def _run_once(
-        self,
-        work: Callable[[AsyncConnection], Awaitable[Result]],
-        in_order: Callable[[], None] | None,
+    async def _run_once(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        async with self.begin() as connection:
+            return await work(connection)
+
+    async def _run_in_turn(
+        self, work: Callable[[AsyncConnection], Awaitable[Result]], ticket: Ticket | None
     ) -> Result:
-        if not self._alone:
-            async with self.begin() as connection:
-                return await work(connection)
-
         async def noting(connection: AsyncConnection) -> Result:
             result = await work(connection)
             progress.commits = True
             return result
 
         with self._noted() as progress:
-            async with self._in_turn():
+            async with self._in_turn(ticket):
                 driver = self._driver
                 if driver is None or not driver.is_open:
                     async with self._reached() as connection:
                         driver = self._driver = await driver_of(connection)
-                if in_order is not None:
-                    in_order()
                 return await run_there(driver, noting)
 
     async def migrate(self, url: URL) -> None:
@@ -151,20 +155,20 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def _in_turn(self) -> AsyncIterator[None]:
+    async def _in_turn(self, ticket: Ticket | None = None) -> AsyncIterator[None]:
         """One at a time, in order, where there is one connection."""
         if not self._alone:
             yield
             return
+        ticket = ticket or self._line.join()
         try:
-            async with asyncio.timeout(sqlite.WAIT_S if self._turn.locked() else None):
-                await self._turn.acquire()
-        except TimeoutError:
-            raise PoolTimeout("the database had no time") from None
-        try:
+            try:
+                await ticket.turn()
+            except TimeoutError:
+                raise PoolTimeout("the database had no time") from None
             yield
         finally:
-            self._turn.release()
+            ticket.give_up()
 
     @asynccontextmanager
     async def _reached(self) -> AsyncIterator[AsyncConnection]:

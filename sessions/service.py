@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sessions.database import Database
 from sessions.identity import check_session_id, is_session_id, new_session_id
 from sessions.lifecycle import created, interrupted, kept, turn_begun, turn_ended
+from sessions.line import Ticket
 from sessions.lookup import existing
 from sessions.moves import Moves
 from sessions.paging import (
@@ -119,11 +120,11 @@ class SessionService(Moves):
         output_tokens: int = 0,
         finish_reason: str | None = ABORTED,
         also: Writes = (),
-        in_order: Callable[[], None] | None = None,
+        ticket: Ticket | None = None,
     ) -> None:
         """Store how a turn ended; without a receipt it was aborted. A second end changes nothing.
-        ``also`` is written with the end or not at all; not when the session is gone. ``in_order``
-        is what ``Database.run`` says of it.
+        ``also`` is written with the end or not at all; not when the session is gone. ``ticket`` is
+        one of ``units``, for its place among others.
 
         Completes even when the caller is cancelled. When it raises StateUnavailable, the end is
         kept and stored by the first later call that reaches the database.
@@ -139,7 +140,7 @@ class SessionService(Moves):
             receipt=receipt or {},
         )
         end = partial(_store_end, begun, turn, fingerprint, self._terms, tuple(also))
-        await uninterrupted(self._end(end, in_order))
+        await uninterrupted(self._end(end, ticket))
 
     async def turns(
         self, tenant: str, session_id: str, limit: int = 20, after: str | None = None
@@ -264,9 +265,9 @@ class SessionService(Moves):
                 self.units.postpone(partial(_abort_unheard, last, self._clock()))
             raise
 
-    async def _end(self, end: Write, in_order: Callable[[], None] | None) -> None:
+    async def _end(self, end: Write, ticket: Ticket | None) -> None:
         try:
-            await self.units.run(end, in_order)
+            await self.units.run(end, ticket)
         except StateUnavailable:
             self.units.postpone(end)
             raise

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sessions import postgresql
 from sessions.database import Database
+from sessions.line import Ticket
 from sessions.repository import SessionRepository
 from sessions.types import StateUnavailable
 
@@ -34,6 +35,11 @@ class Units:
         self._database = database
         self._postponed: deque[Write] = deque(maxlen=_MAX_POSTPONED)
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody but this process changes the database."""
+        return self._database.alone
+
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[SessionRepository]:
         """One unit; see ``Database.begin``. Raises StateUnavailable."""
@@ -41,15 +47,23 @@ class Units:
         async with self._database.begin() as connection:
             yield SessionRepository(connection)
 
+    def ticket(self) -> Ticket | None:
+        """A place in front of every unit that is asked for later; see ``Database.ticket``."""
+        return self._database.ticket()
+
     async def run(
         self,
         work: Callable[[AsyncConnection], Awaitable[Result]],
-        in_order: Callable[[], None] | None = None,
+        ticket: Ticket | None = None,
     ) -> Result:
         """``work`` as one unit, again where another one got in its way; see ``Database.run``.
         Raises StateUnavailable."""
+        if self._postponed and ticket is not None:
+            # What is stored first stands behind it.
+            ticket.give_up()
+            ticket = None
         await self._store_postponed()
-        return await self._database.run(work, in_order)
+        return await self._database.run(work, ticket)
 
     def postpone(self, write: Write) -> None:
         """Have ``write``, which changes nothing when it is repeated, stored before the first unit

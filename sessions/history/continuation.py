@@ -44,7 +44,7 @@ def continued(
     length = len(tokens)
     if not length or not kept.spans:
         return None
-    if len(rendered) >= length and array("I", rendered[:length]) == tokens:
+    if len(rendered) >= length and common_tokens(tokens, rendered) == length:
         return None
     cut_short = tokens[-1] not in end_of_turn
     ends = [at + 1 for at, token in enumerate(tokens) if token in end_of_turn]

@@ -1,6 +1,7 @@
 """What was used last, within a bound of bytes."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -12,9 +13,10 @@ Name = tuple[str, str]
 class Recent(Generic[V]):
     """Values by session; those that were not asked for the longest go first. Not for threads."""
 
-    def __init__(self, room: int) -> None:
-        """``room`` is in bytes."""
+    def __init__(self, room: int, on_drop: Callable[[Name, V], None] = lambda *_: None) -> None:
+        """``room`` is in bytes; ``on_drop`` hears of every value that is not at hand any more."""
         self._room = room
+        self._on_drop = on_drop
         self._values: OrderedDict[Name, tuple[V, int]] = OrderedDict()
         self.used = 0
         """Bytes."""
@@ -25,8 +27,7 @@ class Recent(Generic[V]):
         self._values[name] = value, size
         self.used += size
         while self.used > self._room:
-            _, (_, oldest) = self._values.popitem(last=False)
-            self.used -= oldest
+            self.drop(next(iter(self._values)))
 
     def get(self, name: Name) -> V | None:
         """A session's value, if it is still at hand."""
@@ -41,3 +42,4 @@ class Recent(Generic[V]):
         found = self._values.pop(name, None)
         if found is not None:
             self.used -= found[1]
+            self._on_drop(name, found[0])

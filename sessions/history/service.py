@@ -9,67 +9,31 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sessions.history.chain import Chain, Conversation, Hasher, Message
-from sessions.history.changes import Change, change
+from sessions.history.ending import Ending, ending_of
 from sessions.history.parting import forked_from, parent_of
+from sessions.history.place import Place
 from sessions.history.points import HASHES_A_QUERY, Head, NewPoint, PointRepository
-from sessions.history.recent import Recent
 from sessions.history.recognition import Match, Point, Relation, choose
-from sessions.history.transcript import Kept, NewRow, Transcripts, put
+from sessions.history.resting import Resting
+from sessions.history.transcript import Added, Kept, Transcripts, add
 from sessions.repository import SessionRepository
 from sessions.sealing import Sealer
 from sessions.types import Lineage, PointKind, Session, StateUnavailable
-from sessions.units import Units, Write
+from sessions.units import Units
 
 logger = logging.getLogger(__name__)
 
-HEADS_BYTES: Final = 32 * 1024 * 1024
-"""Of histories at sessions' heads that are kept in memory."""
 MAX_WAITING: Final = 64
 """Look-ups that run at once; a further request does not wait for one of its own."""
 MAX_PREFIXES: Final = 4096
 """Prefixes of one history that are looked up, the longest ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a request belongs, and what was said there before."""
-
-    session_id: str
-    """Of a session that may not exist yet."""
-    chain: Chain | None = None
-    """Of the request; None when it has no messages."""
-    lineage: Lineage | None = None
-    """Of a fork."""
-    shared_tokens: int = 0
-    """Of a fork: how much of the parent's conversation it begins with."""
-    relation: Relation | None = None
-    """None for a new session and for one that the client named."""
-    head: Head | None = None
-    """The session's history before this request, where it is known."""
-    kept: Kept | None = None
-    """The conversation at the head, in tokens; of a fork, the parent's where they part."""
-
-    @property
-    def change(self) -> Change | None:
-        """What the request changed of the session's history."""
-        if self.head is None or self.chain is None:
-            return None
-        return change(self.head, self.chain)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the request only adds to the history that ``kept`` is the conversation of, with
-        the tools that it was rendered with."""
-        if self.kept is None or self.chain is None:
-            return False
-        return self.kept.tools == self.chain.tools and self.kept.history in self.chain.hashes
 
 
 class Histories:
@@ -81,7 +45,7 @@ class Histories:
         self._units = units
         self._hasher = Hasher(secret)
         self._transcripts = Transcripts(Sealer(secret))
-        self._heads: Recent[Head] = Recent(HEADS_BYTES)
+        self._resting = Resting()
         self._wait_s = wait_s
         self._taken: Counter[tuple[str, str]] = Counter()
         self._looking: set[asyncio.Task[Place]] = set()
@@ -100,6 +64,10 @@ class Histories:
         then decide instead of its history. The session is taken until ``release``: meanwhile no
         other request is found to continue it."""
         chain = None if said is None else self._hasher.chain(tenant, model, said)
+        if chain is not None and after is None:
+            place = self._at_hand(tenant, chain, named)
+            if place is not None:
+                return self._take(tenant, place)
         unknown = Place(named or new_id, chain)
         if chain is None or len(self._looking) >= MAX_WAITING:
             return self._take(tenant, unknown)
@@ -122,9 +90,15 @@ class Histories:
         if not self._taken[taken]:
             del self._taken[taken]
 
+    def answered(self, tenant: str, place: Place) -> None:
+        """The request's answer is ready, and what its ending writes is in the database before
+        whatever is asked of that from now on."""
+        self._resting.drop((tenant, place.session_id))
+        self.release(tenant, place)
+
     def forget(self, tenant: str, session_id: str) -> None:
-        """Have nothing of a session in memory: it was deleted."""
-        self._heads.drop((tenant, session_id))
+        """Have nothing of a session in memory: it was deleted, or went back to an earlier turn."""
+        self._resting.drop((tenant, session_id))
         self._transcripts.remember(tenant, session_id, None)
 
     def ending(
@@ -136,13 +110,14 @@ class Histories:
         answers: Sequence[Message],
         prompt: "array[int] | None" = None,
         answer: "array[int] | None" = None,
-    ) -> list[Write]:
+    ) -> Ending:
         """What a turn's end writes of its history. ``answers`` are the choices that the client may
         go on with; ``prompt`` and ``answer`` are the conversation's tokens, where they are known
-        and what the client was given is all of them."""
+        and what the client was given is all of them. See ``ended``."""
         chain, session_id = place.chain, place.session_id
+        self._resting.drop((tenant, session_id))
         if chain is None:
-            return []
+            return Ending()
         asked, count = chain.hashes[-1], len(chain.hashes)
         points = [NewPoint(asked, PointKind.ASKED, count)] if count >= chain.first else []
         hashes = chain.hashes
@@ -155,18 +130,40 @@ class Histories:
             if hashes is chain.hashes:
                 hashes = (*hashes, after)
         head = Head(turn, hashes, chain.tools)
-        self._heads.put((tenant, session_id), head, 64 * len(hashes))
-        row, kept = None, None
+        added: Added | None = None
         if prompt is not None and answer is not None and len(answers) == 1:
             # A fork's rows are its own: nothing of the parent's may be needed for them.
             before = None if place.relation is Relation.FORKS else place.kept
-            row, kept = self._transcripts.make(tenant, session_id, head, before, prompt, answer)
-        self._transcripts.remember(tenant, session_id, kept)
-        return [_written(tenant, session_id, head, points, row)]
+            added = add(head, before, prompt, answer)
+        self._transcripts.remember(tenant, session_id, added.kept if added else None)
+        return ending_of(tenant, session_id, head, points, self._transcripts, added)
+
+    def ended(self, tenant: str, session_id: str, ending: Ending) -> None:
+        """The unit of work with an ending's writes was committed."""
+        if ending.head is not None and ending.is_stored:
+            self._resting.put((tenant, session_id), ending.head)
 
     def _too_late(self, tenant: str, look: asyncio.Task[Place]) -> None:
         if not look.cancelled() and look.exception() is None:
             self.release(tenant, look.result())
+
+    def _at_hand(self, tenant: str, chain: Chain, named: str | None) -> Place | None:
+        """The place of a request that goes on where a session rests, as far as memory knows, and
+        where nobody but this process changes sessions: the first rule of ``recognition``."""
+        if not self._units.alone:
+            return None
+        end = chain.hashes[chain.answered - 1] if chain.answered else b""
+        session_id = named or self._resting.ending_with(tenant, end)
+        if session_id is None or (tenant, session_id) in self._taken:
+            return None
+        head = self._resting.head((tenant, session_id))
+        if head is None:
+            return None
+        kept = self._transcripts.at_hand(tenant, session_id, head.turn, head.hashes[-1:])
+        if kept is None:
+            return None
+        relation = None if named else Relation.CONTINUES
+        return Place(session_id, chain, relation=relation, head=head, kept=kept)
 
     def _take(self, tenant: str, place: Place) -> Place:
         self._taken[tenant, place.session_id] += 1
@@ -239,7 +236,7 @@ class Histories:
     ) -> tuple[Head | None, Kept | None]:
         """What was said up to the session's head. What is in memory has to be what ``match`` met:
         it may be of a deleted session that had the name."""
-        head = self._heads.get((tenant, session_id))
+        head = self._resting.head((tenant, session_id))
         met = None if match is None else (match.turn, match.history)
         if head is None or (head.turn, head.hashes[-1]) != met:
             head = await self._units.run(partial(_head, tenant, session_id))
@@ -296,17 +293,3 @@ async def _head(tenant: str, session_id: str, connection: AsyncConnection) -> He
 
 async def _found(tenant: str, session_id: str, connection: AsyncConnection) -> Session | None:
     return await SessionRepository(connection).find(tenant, session_id)
-
-
-def _written(
-    tenant: str, session_id: str, head: Head, points: Sequence[NewPoint], row: NewRow | None
-) -> Write:
-    async def write(connection: AsyncConnection) -> None:
-        repo = PointRepository(connection)
-        if points:
-            await repo.put(tenant, session_id, head.turn, points)
-        await repo.put_head(tenant, session_id, head)
-        if row is not None:
-            await put(connection, tenant, session_id, row)
-
-    return write

@@ -69,17 +69,21 @@ class _Row(msgspec.Struct, array_like=True, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class NewRow:
-    """A turn's transcript as its end writes it."""
+class Added:
+    """What a turn adds to the conversation that it continues."""
 
-    turn: int
+    kept: Kept
+    """The conversation after the turn."""
     base: int
+    """The turn of the conversation that is continued; 0 for none."""
     start: int
-    sealed: bytes
+    """How many of its tokens are continued."""
+    spans: tuple[Span, ...]
+    """Of what the model wrote behind ``start``."""
 
 
 class Transcripts:
-    """Makes, seals, opens and remembers transcripts. Used on one event loop."""
+    """Seals, opens and remembers transcripts. Used on one event loop, but for ``put``."""
 
     def __init__(self, sealer: Sealer, memory_bytes: int = MEMORY_BYTES) -> None:
         self._sealer = sealer
@@ -139,35 +143,34 @@ class Transcripts:
         transcript = Transcript(tokens, tuple(spans))
         return Kept(turn, transcript, len(parts), last.history, last.tools)
 
-    def make(
-        self,
-        tenant: str,
-        session_id: str,
-        head: Head,
-        before: Kept | None,
-        prompt: "array[int]",
-        answer: "array[int]",
-    ) -> tuple[NewRow, Kept]:
-        """The transcript after a turn, as a row and as it is at hand. ``head`` is the history after
-        the turn, ``before`` the session's own conversation that the turn continued."""
-        turn, history = head.turn, head.hashes[-1]
-        tokens = prompt + answer
-        start = common_tokens(before.transcript.tokens, tokens) if before is not None else 0
-        spans = [s for s in before.transcript.spans if s[1] <= start] if before is not None else []
-        written = (len(prompt), len(tokens))
-        base, depth = 0, 1
-        if before is not None and start and before.depth < WHOLE_EVERY:
-            base, depth = before.turn, before.depth + 1
-            new_spans = [written]
-        else:
-            start, new_spans = 0, [*spans, written]
-        flat = list(chain.from_iterable(new_spans))
-        added = tokens[start:].tobytes()
-        row = _Row(depth, added, flat, history, head.tools, _check(tokens))
+    async def put(
+        self, connection: AsyncConnection, tenant: str, session_id: str, added: Added
+    ) -> None:
+        """Store a turn's transcript, and forget those of turns that are no longer kept. Safe from
+        any thread."""
+        kept = added.kept
+        tokens = kept.transcript.tokens
+        flat = list(chain.from_iterable(added.spans))
+        behind = tokens[added.start :].tobytes()
+        row = _Row(kept.depth, behind, flat, kept.history, kept.tools, _check(tokens))
         content = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(row))
-        sealed = self._sealer.seal(tenant, _KIND, _name(session_id, turn), content)
-        kept = Kept(turn, Transcript(tokens, (*spans, written)), depth, history, head.tools)
-        return NewRow(turn, base, start, sealed), kept
+        new = {
+            "tenant": tenant,
+            "session_id": session_id,
+            "turn": kept.turn,
+            "base": added.base,
+            "start": added.start,
+            "sealed": self._sealer.seal(tenant, _KIND, _name(session_id, kept.turn), content),
+        }
+        await connection.execute(insert_new(connection, transcripts), new)
+        if kept.turn > KEPT_TURNS + WHOLE_EVERY:
+            await connection.execute(
+                delete(transcripts).where(
+                    transcripts.c.tenant == tenant,
+                    transcripts.c.session_id == session_id,
+                    transcripts.c.turn <= kept.turn - KEPT_TURNS - WHOLE_EVERY,
+                )
+            )
 
     def _open(self, tenant: str, session_id: str, turn: int, sealed: bytes) -> _Row | None:
         try:
@@ -195,25 +198,23 @@ async def _rows(
     return (await connection.execute(query)).all()
 
 
-async def put(connection: AsyncConnection, tenant: str, session_id: str, row: NewRow) -> None:
-    """Store a turn's transcript, and forget those of turns that are no longer kept."""
-    new = {
-        "tenant": tenant,
-        "session_id": session_id,
-        "turn": row.turn,
-        "base": row.base,
-        "start": row.start,
-        "sealed": row.sealed,
-    }
-    await connection.execute(insert_new(connection, transcripts), new)
-    if row.turn > KEPT_TURNS + WHOLE_EVERY:
-        await connection.execute(
-            delete(transcripts).where(
-                transcripts.c.tenant == tenant,
-                transcripts.c.session_id == session_id,
-                transcripts.c.turn <= row.turn - KEPT_TURNS - WHOLE_EVERY,
-            )
-        )
+def add(head: Head, before: Kept | None, prompt: "array[int]", answer: "array[int]") -> Added:
+    """What a turn of ``prompt`` and ``answer`` adds. ``head`` is the history after it, ``before``
+    the session's own conversation that it continued."""
+    tokens = prompt + answer
+    start = common_tokens(before.transcript.tokens, tokens) if before is not None else 0
+    spans = [s for s in before.transcript.spans if s[1] <= start] if before is not None else []
+    written = (len(prompt), len(tokens))
+    base, depth = 0, 1
+    new_spans: tuple[Span, ...] = (written,)
+    if before is not None and start and before.depth < WHOLE_EVERY:
+        base, depth = before.turn, before.depth + 1
+    else:
+        start, new_spans = 0, (*spans, written)
+    transcript = Transcript(tokens, (*spans, written))
+    return Added(
+        Kept(head.turn, transcript, depth, head.hashes[-1], head.tools), base, start, new_spans
+    )
 
 
 def _check(tokens: "array[int]") -> bytes:

@@ -23,8 +23,9 @@ from load.environment import describe
 from load.report import table, write_json
 from load.server import REPOSITORY
 from sessions.database import open_database
+from sessions.history.place import Place
 from sessions.history.recognition import Relation
-from sessions.history.service import Histories, Place
+from sessions.history.service import Histories
 from sessions.identity import new_session_id
 from sessions.service import SessionService
 from tests.benchmarks.recorded_chats import Ask, coding, customer_service, generated
@@ -100,14 +101,16 @@ class Replay:
             ask.tenant, place.session_id, _MODEL, lineage=place.lineage
         )
         choices = answers({"choices": [{"index": 0, "message": ask.answer}]})
+        ending = self.histories.ending(ask.tenant, _MODEL, place, begun.number, choices)
         await self.sessions.end_turn(
             begun,
             receipt={"prompt_tokens": 1},
             prompt_tokens=1,
             output_tokens=1,
             finish_reason="stop",
-            also=self.histories.ending(ask.tenant, _MODEL, place, begun.number, choices),
+            also=ending.writes,
         )
+        self.histories.ended(ask.tenant, place.session_id, ending)
         self.histories.release(ask.tenant, place)
         self._session_of[ask.conversation] = place.session_id
         whole = conversation({"messages": [*ask.messages, ask.answer]})

@@ -14,10 +14,11 @@ from engine.fake import FakeEngine
 from sessions.database import Database
 from sessions.history import points, transcript
 from sessions.history.chain import Conversation, Hasher, Message
+from sessions.history.place import Place
 from sessions.history.points import Head, PointRepository, rewind, slot_of
 from sessions.history.recognition import Relation
-from sessions.history.service import Histories, Place
-from sessions.history.transcript import Transcripts
+from sessions.history.service import Histories
+from sessions.history.transcript import Transcripts, add
 from sessions.lifecycle import created
 from sessions.models import heads, transcripts
 from sessions.models import points as points_table
@@ -79,22 +80,24 @@ class Asker:
         begun = await self.sessions.begin_turn(
             self.tenant, place.session_id, "m", lineage=place.lineage
         )
+        ending = self.histories.ending(
+            self.tenant,
+            "m",
+            place,
+            begun.number,
+            [_message(position, answer)],
+            None if prompt is None else array("I", prompt),
+            None if tokens is None else array("I", tokens),
+        )
         await self.sessions.end_turn(
             begun,
             receipt={"turn": 1},
             prompt_tokens=len(prompt or "12345"),
             output_tokens=len(tokens or "12"),
             finish_reason="stop",
-            also=self.histories.ending(
-                self.tenant,
-                "m",
-                place,
-                begun.number,
-                [_message(position, answer)],
-                None if prompt is None else array("I", prompt),
-                None if tokens is None else array("I", tokens),
-            ),
+            also=ending.writes,
         )
+        self.histories.ended(self.tenant, place.session_id, ending)
         self.histories.release(self.tenant, place)
         return begun.number
 
@@ -224,7 +227,7 @@ async def test_what_is_in_memory_is_bounded() -> None:
     known = Transcripts(Sealer(SECRET), memory_bytes=10_000)
     for number in range(20):
         name, head = f"s{number}", Head(1, (b"q", b"a"), b"")
-        _, kept = known.make("t", name, head, None, array("I", [1] * 500), array("I", [2]))
+        kept = add(head, None, array("I", [1] * 500), array("I", [2])).kept
         known.remember("t", name, kept)
     assert known.at_hand("t", "s19", 1, (b"q", b"a")) is kept
     assert known.at_hand("t", "s19", 1, (b"q", b"b")) is None
