@@ -226,7 +226,6 @@ def _join(
     budgets = settings.pin_budgets
     leases = LeaseService(units, engine, _now, instance=instance, budgets=budgets)
     histories = Histories(units, secret, settings.resolve_wait_s)
-    sessions.on_delete = histories.forget
     desk = TurnDesk(sessions, histories, engine, leases)
     tenants = Tenants(
         directory=directory,
@@ -294,8 +293,10 @@ def _coordinator(settings: Settings, secret: bytes) -> Coordinator:
 
 
 async def _register(database: Database, secret: bytes, instance: str) -> None:
-    """Raises CannotServe when the database is used with another secret."""
+    """Raises CannotServe when the database is used with another secret, or may have one process
+    only and has it."""
     try:
+        database.claim()
         async with database.begin() as connection:
             await check_secret(connection, secret)
             # Known before its first turn, so that nobody takes it for dead.

@@ -1,6 +1,7 @@
 """The session database: opened, migrated, and used one transaction at a time."""
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -41,6 +42,7 @@ class Database:
         # SQLite has one connection here: units have their turn one after the other.
         self._alone = engine.dialect.name == "sqlite"
         self._line = Line(sqlite.WAIT_S)
+        self._claim: int | None = None
         self._driver: OneTripConnection | None = None
         self._unreachable = Outage(RETRY_S, monotonic)
         self._healthy = True
@@ -92,10 +94,10 @@ class Database:
         work: Callable[[AsyncConnection], Awaitable[Result]],
         ticket: Ticket | None = None,
     ) -> Result:
-        """``work`` as one unit, with its ``ticket``, and its result. Where the database undoes it for
-        the sake of another unit that runs at once, it runs again, at most ``TRIES`` times in all.
-        It may wait for nothing but its connection, and change nothing but rows and what is its own:
-        SQLite runs it in a thread. Raises as ``begin`` does."""
+        """``work`` as one unit, with its ``ticket``, and its result. Where the database undoes it
+        for the sake of another unit that runs at once, it runs again, at most ``TRIES`` times in
+        all. It may wait for nothing but its connection, and change nothing but rows and what is its
+        own: SQLite runs it in a thread. Raises as ``begin`` does."""
         if self._alone:
             return await self._run_in_turn(work, ticket)
         for _ in range(TRIES - 1):
@@ -145,9 +147,21 @@ class Database:
             if engine is not self._engine:
                 await engine.dispose()
 
+    def claim(self) -> None:
+        """Be the process that serves on this database, where there can be but one. Raises
+        StateUnavailable when there is one."""
+        if self._alone:
+            try:
+                self._claim = sqlite.claim(self._engine.url)
+            except OSError as error:
+                raise StateUnavailable(f"The session database cannot be used: {error}") from error
+
     async def close(self) -> None:
         """Close every connection. Call it when no unit of work runs."""
         await self._engine.dispose()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:

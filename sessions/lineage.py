@@ -129,6 +129,7 @@ class LineageService:
             about = {"from_turn": session.head_turn, "to_turn": turn, "checkpoints_removed": lost}
             events = EventRepository(repo.connection)
             await events.add(tenant, session_id, EventKind.ROLLED_BACK, self._clock(), **about)
+        self._units.on_changed(tenant, session_id)
         key = session_key(tenant, session_id)
         await _if_it_can("cut KV behind a rollback", self._kv.truncate(key, tokens))
         return after

@@ -4,8 +4,6 @@ Nothing slow happens inside a transaction: the engine is asked between two of th
 one acts only on a session that is still as the first one left it.
 """
 
-from collections.abc import Callable
-
 from cache_tiers.hints import Dropped, Prefetched, SessionKv
 from cache_tiers.types import Tier
 from sessions.identity import session_key
@@ -28,8 +26,6 @@ class Moves:
         self._instance = instance
         self._kv = kv
         self._clock = clock
-        self.on_delete: Callable[[str, str], None] = lambda *_: None
-        """Told the tenant and id of a session that was deleted here, once it is."""
 
     async def get(self, tenant: str, session_id: str) -> Session:
         """One session."""
@@ -148,7 +144,7 @@ class Moves:
                 await repo.add_audit(action, session.tenant, session.id, dropped, self._clock())
         if refusal is not None:
             raise refusal
-        self.on_delete(session.tenant, session.id)
+        self.units.on_changed(session.tenant, session.id)
 
     async def _tell(
         self, repo: SessionRepository, session: Session, kind: EventKind, **details: object

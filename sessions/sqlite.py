@@ -3,6 +3,7 @@
 Another database has a module like this one, and ``database.py`` chooses.
 """
 
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from sessions.sqlite_connection import OneTripConnection
+from sessions.types import StateUnavailable
 
 WAIT_S = 5.0
 """How long a transaction waits for its turn: within this process, and again for another's lock."""
@@ -57,6 +59,24 @@ def create_engine(url: URL) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+def claim(url: URL) -> int | None:
+    """Have no other process serve on this file, until the descriptor is closed or this process is
+    gone: what it knows of sessions in memory is true only while nobody else changes them. None for
+    a database in memory. Raises StateUnavailable when another process has it, OSError."""
+    if not url.database or url.database == ":memory:":
+        return None
+    # A file of its own: closing any descriptor of the database would release SQLite's locks.
+    held = os.open(f"{url.database}.serving", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise StateUnavailable(
+            "The session database is in use by another Valet; several processes need PostgreSQL."
+        ) from None
+    return held
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

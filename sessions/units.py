@@ -34,6 +34,9 @@ class Units:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._postponed: deque[Write] = deque(maxlen=_MAX_POSTPONED)
+        self.on_changed: Callable[[str, str], None] = lambda *_: None
+        """Told the tenant and id of a session that changed otherwise than by its turns, or is gone:
+        whoever keeps something of it in memory forgets it."""
 
     @property
     def alone(self) -> bool:

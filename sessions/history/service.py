@@ -43,6 +43,7 @@ class Histories:
         """``secret`` is the installation's; ``wait_s`` is how long a request waits to learn which
         session it belongs to."""
         self._units = units
+        units.on_changed = self.forget
         self._hasher = Hasher(secret)
         self._transcripts = Transcripts(Sealer(secret))
         self._resting = Resting()

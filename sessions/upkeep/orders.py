@@ -83,6 +83,7 @@ class Orders:
             async with self._units.begin() as repo:
                 await repo.connection.execute(done)
             return
+        self._units.on_changed(tenant, session_id)
         dropped = await self._kv.drop(session_key(tenant, session_id))
         async with self._units.begin() as repo:
             await repo.connection.execute(done)

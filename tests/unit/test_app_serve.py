@@ -14,6 +14,7 @@ from app_harness import messages
 
 from app.auth import SecretUnusable, load_secret
 from app.main import CannotServe, serve
+from app.server import bind
 from app.settings import Settings, load_settings
 from engine.fake import FakeEngine
 from engine.port import EngineDead
@@ -137,3 +138,12 @@ def test_a_bad_secret_stops_the_start(tmp_path: Path, content: bytes, mode: int)
     file.chmod(mode)
     with pytest.raises(SecretUnusable):
         load_secret(file)
+
+
+def test_tokens_are_sent_at_once() -> None:
+    with (
+        bind("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -336,7 +336,8 @@ async def test_a_name_used_again_has_nothing_of_the_deleted_session(database: Da
 
 async def test_rows_of_two_conversations_never_make_one(database: Database) -> None:
     """The same was said, and thought in other tokens, in the session that has the name now."""
-    asker, elsewhere = Asker(database), Asker(database)
+    asker = Asker(database)
+    elsewhere = asker if database.alone else Asker(database)
     await asker.turn("q", "a", named="mine", prompt=[1, 2], tokens=[3, 3, 4])
     await elsewhere.sessions.delete("t", "mine")
     await elsewhere.turn("q", "a", named="mine", prompt=[1, 2], tokens=[5, 4])
@@ -349,13 +350,12 @@ async def test_rows_of_two_conversations_never_make_one(database: Database) -> N
 
 async def test_a_deleted_session_is_forgotten(database: Database) -> None:
     asker = Asker(database)
-    asker.sessions.on_delete = asker.histories.forget
     await asker.turn("q", "a", named="mine", prompt=[1, 2], tokens=[3])
     await asker.turn("q", "a", named="other", prompt=[1, 2], tokens=[3])
     await asker.sessions.delete("t", "mine")
-    heads_left, tokens_left = asker.histories._heads, asker.histories._transcripts._recent
-    assert heads_left.get(("t", "mine")) is tokens_left.get(("t", "mine")) is None
-    assert heads_left.get(("t", "other")) is not None
+    heads_left, tokens_left = asker.histories._resting, asker.histories._transcripts._recent
+    assert heads_left.head(("t", "mine")) is tokens_left.get(("t", "mine")) is None
+    assert heads_left.head(("t", "other")) is not None
     assert tokens_left.get(("t", "other")) is not None
 
 
@@ -370,6 +370,7 @@ async def test_a_session_that_went_back_is_continued_from_there(database: Databa
         assert row is not None
         await rewind(repo.connection, "t", session, 1)
         await repo.save(replace(row, head_turn=1))
+    asker.sessions.units.on_changed("t", session)
     back = await asker.find(*said[:2], "another")
     assert (back.session_id, back.relation) == (session, Relation.CONTINUES)
     assert back.head is not None
@@ -406,6 +407,58 @@ async def test_without_the_database_a_request_gets_a_new_session(backend: Backen
         assert (await asker.find("q", "a", "q2")).session_id == first.session_id
     finally:
         await database.close()
+
+
+async def test_a_session_at_rest_is_known_without_its_own_database(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = Asker(database)
+    first = await asker.turn("q", "a", prompt=[1], tokens=[2])
+    await asker.turn("q", "a", "q2", "a2", prompt=[1, 2, 3], tokens=[4])
+    asked = 0
+    run = database.run
+
+    async def counted(*given: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await run(*given)
+
+    monkeypatch.setattr(database, "run", counted)
+    place = await asker.find("q", "a", "q2", "a2", "q3")
+    assert (place.session_id, place.relation) == (first.session_id, Relation.CONTINUES)
+    assert place.exact
+    # Another process may have gone on with it, where there is one.
+    assert (asked == 0) == database.alone
+    fork = await asker.find("q", "a", "q2", "a2", "other")
+    assert fork.relation is Relation.FORKS, "it is busy"
+    asker.histories.release("t", place)
+    older = await asker.find("q", "a", "else")
+    assert (older.relation, asked > 0) == (Relation.FORKS, True)
+    named = await asker.find("q", "a", "q2", "a2", "q3", named=first.session_id)
+    assert (named.session_id, named.relation, named.exact) == (first.session_id, None, True)
+
+
+async def test_a_session_whose_answer_is_not_recorded_yet_is_asked_for(database: Database) -> None:
+    asker = Asker(database)
+    place = await asker.turn("q", "a", prompt=[1], tokens=[2])
+    place = await asker.find("q", "a", "q2")
+    asker.histories.answered("t", place)
+    # As it was before is not what memory says now.
+    again = await asker.find("q", "a", "q2", named=place.session_id)
+    assert again.head == await _head_of(database, place.session_id)
+    assert asker.histories._resting.head(("t", place.session_id)) is None
+
+
+async def test_an_ending_that_was_not_stored_is_not_known(database: Database) -> None:
+    asker = Asker(database)
+    place = await asker.find("q")
+    begun = await asker.sessions.begin_turn("t", place.session_id, "m")
+    ending = asker.histories.ending("t", "m", place, begun.number, [_message(1, "a")])
+    asker.histories.ended("t", place.session_id, ending)
+    assert asker.histories._resting.head(("t", place.session_id)) is None
+    await asker.sessions.end_turn(begun, receipt={"turn": 1}, also=ending.writes)
+    asker.histories.ended("t", place.session_id, ending)
+    assert asker.histories._resting.head(("t", place.session_id)) == ending.head
 
 
 async def test_nobody_waits_for_a_slow_database(database: Database) -> None:

@@ -139,3 +139,16 @@ async def _left_open(connection: AsyncConnection) -> None:
 
 async def _found(connection: AsyncConnection) -> object:
     return await SessionRepository(connection).find("t", "left")
+
+
+async def test_one_process_serves_on_a_file(tmp_path: Path) -> None:
+    where = f"sqlite+aiosqlite:///{tmp_path}/valet.db"
+    first, second = await open_database(where), await open_database(where)
+    try:
+        first.claim()
+        with pytest.raises(StateUnavailable, match="another Valet"):
+            second.claim()
+    finally:
+        await first.close()
+    second.claim()
+    await second.close()
