@@ -171,20 +171,25 @@ class LiveTurn:
         if not self._over.is_set():
             self._answers = answers
             if not self.also_at_end and self._claim is None:
-                self._ticket = self._desk.sessions.units.ticket()
+                await self._line_up()
             self._over.set()
-        if self._ticket is None:
-            await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
-        elif not self._numbered.is_set():
+        if self._ticket is not None:
+            self._release(answered=True)
+            return self._told()
+        await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
+        if self._receipt is None:
+            STATE_FAILURES.labels("wait").inc()
+            return self._make_receipt()
+        return self._receipt
+
+    async def _line_up(self) -> None:
+        """Take the record's place. Its beginning has one already: it has to be in front."""
+        if not self._numbered.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(STATE_WAIT_S):
                     await self._numbered.wait()
-        if self._receipt is None and (self._ticket is None or not self._numbered.is_set()):
-            STATE_FAILURES.labels("wait").inc()
-            return self._make_receipt()
-        if self._ticket is not None:
-            self._release(answered=True)
-        return self._told()
+        if self._begun is not None and not self._over.is_set():
+            self._ticket = self._desk.sessions.units.ticket()
 
     def close(self) -> None:
         """The request is over, however it ended. A turn that is not finished was aborted."""

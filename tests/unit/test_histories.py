@@ -311,7 +311,8 @@ async def test_other_tools_are_not_continued_as_it_was_computed(database: Databa
 
 
 async def test_a_name_used_again_has_nothing_of_the_deleted_session(database: Database) -> None:
-    asker, elsewhere = Asker(database), Asker(database)
+    asker = Asker(database)
+    elsewhere = asker if database.alone else Asker(database)
     await asker.turn("q", "a" * 40, named="mine", prompt=[1, 2], tokens=[3])
     await elsewhere.sessions.delete("t", "mine")
     again = ("p", "b" * 40)
@@ -345,7 +346,8 @@ async def test_rows_of_two_conversations_never_make_one(database: Database) -> N
     await asker.turn("q", "a", "q2", "a2", named="mine", prompt=prompt, tokens=[7])
     place = await Asker(database).find("q", "a", "q2", "a2", "q3", named="mine")
     assert place.head is not None
-    assert (place.head.turn, place.kept) == (2, None)
+    assert place.head.turn == 2
+    assert (place.kept is None) != database.alone
 
 
 async def test_a_deleted_session_is_forgotten(database: Database) -> None:
