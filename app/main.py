@@ -220,9 +220,10 @@ def _join(
     secret: bytes,
     instance: str,
 ) -> Valet:
-    sessions = SessionService(database, engine, _now, instance=instance, terms=settings.terms)
+    terms = settings.terms
+    sessions = SessionService(database, engine, _now, instance=instance, terms=terms, secret=secret)
     units = sessions.units
-    lineage = LineageService(units, engine, _now, instance=instance, terms=settings.terms)
+    lineage = LineageService(units, engine, _now, instance=instance, terms=terms)
     budgets = settings.pin_budgets
     leases = LeaseService(units, engine, _now, instance=instance, budgets=budgets)
     histories = Histories(units, secret, settings.resolve_wait_s)

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from alembic.util import CommandError
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -42,6 +42,7 @@ class Database:
         # SQLite has one connection here: units have their turn one after the other.
         self._alone = engine.dialect.name == "sqlite"
         self._line = Line(sqlite.WAIT_S)
+        self._reader = engine if self._alone else postgresql.reader(engine)
         self._claim: int | None = None
         self._driver: OneTripConnection | None = None
         self._unreachable = Outage(RETRY_S, monotonic)
@@ -108,6 +109,15 @@ class Database:
                     raise
         return await self._run_once(work)
 
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """``work``, which changes nothing, and its result; otherwise as ``run``. Where units have
+        no order each of its statements is by itself, which saves two trips to the server."""
+        if self._alone:
+            return await self.run(work)
+        with self._noted():
+            async with self._reached(self._reader) as connection:
+                return await work(connection)
+
     async def _run_once(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         async with self.begin() as connection:
             return await work(connection)
@@ -124,7 +134,7 @@ class Database:
             async with self._in_turn(ticket):
                 driver = self._driver
                 if driver is None or not driver.is_open:
-                    async with self._reached() as connection:
+                    async with self._reached(self._engine) as connection:
                         driver = self._driver = await driver_of(connection)
                 return await run_there(driver, noting)
 
@@ -165,7 +175,7 @@ class Database:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        async with self._in_turn(), self._reached() as connection:
+        async with self._in_turn(), self._reached(self._engine) as connection:
             yield connection
 
     @asynccontextmanager
@@ -185,12 +195,12 @@ class Database:
             ticket.give_up()
 
     @asynccontextmanager
-    async def _reached(self) -> AsyncIterator[AsyncConnection]:
+    async def _reached(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if not self._unreachable.admits():
             raise StateUnavailable("The session database is unavailable.")
         async with AsyncExitStack() as stack:
             try:
-                connection = await stack.enter_async_context(self._engine.connect())
+                connection = await stack.enter_async_context(engine.connect())
             except DBAPIError:
                 self._unreachable.failed()
                 raise
@@ -212,7 +222,7 @@ class Database:
             _log.info("the session database works again")
 
     def _failed(self, error: DBAPIError | PoolTimeout) -> None:
-        if _may_run_again(error):
+        if _may_run_again(error) or is_refusal(error):
             return
         self._faults += 1
         if self._healthy:
@@ -248,6 +258,13 @@ async def open_database(url: str) -> Database:
         await database.close()
         raise
     return database
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the database works, and refuses what it was to store."""
+    if isinstance(error, IntegrityError | DataError):
+        return True
+    return isinstance(error, DBAPIError) and postgresql.refuses_values(error)
 
 
 def _create_engine(url: URL) -> AsyncEngine:

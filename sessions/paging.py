@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from sessions.identity import is_session_id
+from sessions.sealing import SealBroken, Sealer
 from sessions.types import AuditRow, InvalidCursor, Session, Turn
 from sessions.upkeep.events import Event
 
@@ -18,6 +19,8 @@ MAX_PAGE = 100
 _MAX_CURSOR = 512
 _UNKNOWN = "The cursor is not one that this listing gave."
 _MAX_NUMBER = 2**31 - 1
+_KIND = "cursor"
+_PADDED = 48
 
 Item = TypeVar("Item")
 
@@ -52,16 +55,6 @@ def turn_cursor(turn: Turn) -> str:
     return _encode(str(turn.number))
 
 
-def audit_cursor(row: AuditRow) -> str:
-    """The place after ``row``."""
-    return _encode(f"{row.at.isoformat()} {row.id}")
-
-
-def event_cursor(event: Event) -> str:
-    """The place after ``event``."""
-    return _encode(str(event.id))
-
-
 def after_session(cursor: str) -> tuple[datetime, str]:
     """Creation time and id of the last session seen. Raises InvalidCursor."""
     created, _, session_id = _decode(cursor).partition(" ")
@@ -76,15 +69,42 @@ def before_turn(cursor: str) -> int:
     return _number(_decode(cursor))
 
 
-def before_event(cursor: str) -> int:
-    """Id of the last event seen. Raises InvalidCursor."""
-    return _number(_decode(cursor))
+class RowCursors:
+    """Cursors that hold a row's number. Such a number counts what all tenants do, so it is sealed,
+    for one tenant and one listing."""
 
+    def __init__(self, secret: bytes) -> None:
+        """``secret`` is the installation's."""
+        self._sealer = Sealer(secret)
 
-def before_audit(cursor: str) -> tuple[datetime, int]:
-    """Time and id of the last audit row seen. Raises InvalidCursor."""
-    at, _, row_id = _decode(cursor).partition(" ")
-    return _time(at), _number(row_id)
+    def event(self, tenant: str, event: Event) -> str:
+        """The place after ``event``."""
+        return self._seal(tenant, "events", str(event.id))
+
+    def before_event(self, tenant: str, cursor: str) -> int:
+        """Id of the last event seen. Raises InvalidCursor."""
+        return _number(self._open(tenant, "events", cursor))
+
+    def audit(self, tenant: str, row: AuditRow) -> str:
+        """The place after ``row``."""
+        return self._seal(tenant, "audit", f"{row.at.isoformat()} {row.id}")
+
+    def before_audit(self, tenant: str, cursor: str) -> tuple[datetime, int]:
+        """Time and id of the last audit row seen. Raises InvalidCursor."""
+        at, _, row_id = self._open(tenant, "audit", cursor).partition(" ")
+        return _time(at), _number(row_id)
+
+    def _seal(self, tenant: str, listing: str, text: str) -> str:
+        # Of one length, which would tell the number's.
+        sealed = self._sealer.seal(tenant, _KIND, listing, text.ljust(_PADDED).encode("ascii"))
+        return base64.urlsafe_b64encode(sealed).decode("ascii").rstrip("=")
+
+    def _open(self, tenant: str, listing: str, cursor: str) -> str:
+        try:
+            content = self._sealer.open(tenant, _KIND, listing, _unpacked(cursor))
+        except SealBroken:
+            raise InvalidCursor(_UNKNOWN) from None
+        return content.decode("ascii").rstrip()
 
 
 def _time(text: str) -> datetime:
@@ -109,10 +129,17 @@ def _encode(text: str) -> str:
 
 
 def _decode(cursor: str) -> str:
+    try:
+        return _unpacked(cursor).decode("ascii")
+    except UnicodeError:
+        raise InvalidCursor(_UNKNOWN) from None
+
+
+def _unpacked(cursor: str) -> bytes:
     if len(cursor) <= _MAX_CURSOR:
         try:
             padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-            return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+            return base64.b64decode(padded, altchars=b"-_", validate=True)
         except (UnicodeError, binascii.Error):
             pass
     raise InvalidCursor(_UNKNOWN)

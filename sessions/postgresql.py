@@ -51,6 +51,12 @@ def create_engine(url: URL) -> AsyncEngine:
     return engine
 
 
+def reader(engine: AsyncEngine) -> AsyncEngine:
+    """``engine`` for statements that change nothing: without a transaction, which at READ COMMITTED
+    would not have them see anything else."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def create_migrator(url: URL) -> AsyncEngine:
     """An engine for one migration: a single connection that may take its time."""
     return create_async_engine(

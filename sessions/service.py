@@ -1,6 +1,7 @@
 """What one can do with sessions: the only door to them for the rest of Valet."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,12 +18,9 @@ from sessions.lookup import existing
 from sessions.moves import Moves
 from sessions.paging import (
     Page,
+    RowCursors,
     after_session,
-    audit_cursor,
-    before_audit,
-    before_event,
     before_turn,
-    event_cursor,
     page_size,
     session_cursor,
     turn_cursor,
@@ -65,12 +63,15 @@ class SessionService(Moves):
         new_id: Callable[[], str] = new_session_id,
         instance: str = "",
         terms: Terms = Terms(),  # noqa: B008 - a value
+        secret: bytes | None = None,
     ) -> None:
-        """``instance`` names this API process, the same after a restart."""
+        """``instance`` names this API process, the same after a restart. ``secret`` is the
+        installation's; without it some cursors are this service's alone."""
         super().__init__(Units(database), kv, clock, instance)
         self._database = database
         self._new_id = new_id
         self._terms = terms
+        self._cursors = RowCursors(secret or os.urandom(32))
 
     async def reconcile(self) -> Reconciled:
         """Make sessions and KV agree. Call it once, before the first turn.
@@ -203,7 +204,10 @@ class SessionService(Moves):
     ) -> Page[Event]:
         """What happened to a session, newest first; of one that is gone, as long as it is known.
         ``after`` is a page's ``next``. Raises InvalidCursor."""
-        size, before = page_size(limit), None if after is None else before_event(after)
+        size, before = (
+            page_size(limit),
+            None if after is None else self._cursors.before_event(tenant, after),
+        )
         if not is_session_id(session_id):
             raise SessionNotFound("No such session.")
         async with self.units.begin() as repo:
@@ -211,15 +215,18 @@ class SessionService(Moves):
             found = await events.page(tenant, session_id, size + 1, before)
             if not found:
                 await existing(repo, tenant, session_id)
-        return Page.of(found, size, event_cursor)
+        return Page.of(found, size, partial(self._cursors.event, tenant))
 
     async def audit(self, tenant: str, limit: int = 20, after: str | None = None) -> Page[AuditRow]:
         """What was deleted of the tenant's, newest first. ``after`` is a page's ``next``. Raises
         InvalidCursor."""
-        size, before = page_size(limit), None if after is None else before_audit(after)
+        size, before = (
+            page_size(limit),
+            None if after is None else self._cursors.before_audit(tenant, after),
+        )
         async with self.units.begin() as repo:
             found = await repo.page_of_audit(tenant, size + 1, before)
-        return Page.of(found, size, audit_cursor)
+        return Page.of(found, size, partial(self._cursors.audit, tenant))
 
     # --- units of work ---------------------------------------------------------------------------
 

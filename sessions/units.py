@@ -7,11 +7,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sessions import postgresql
-from sessions.database import Database
+from sessions.database import Database, is_refusal
 from sessions.line import Ticket
 from sessions.repository import SessionRepository
 from sessions.types import StateUnavailable
@@ -68,6 +66,11 @@ class Units:
         await self._store_postponed()
         return await self._database.run(work, ticket)
 
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """``work``, which changes nothing; see ``Database.read``. Raises StateUnavailable."""
+        await self._store_postponed()
+        return await self._database.read(work)
+
     def postpone(self, write: Write) -> None:
         """Have ``write``, which changes nothing when it is repeated, stored before the first unit
         that reaches the database. One that the database refuses is dropped."""
@@ -117,7 +120,4 @@ def _is_outage(error: Exception) -> bool:
     """Whether the database failed, and not what it was to store."""
     if not isinstance(error, StateUnavailable):
         return False
-    cause = error.__cause__
-    if isinstance(cause, IntegrityError | DataError):
-        return False
-    return not (isinstance(cause, DBAPIError) and postgresql.refuses_values(cause))
+    return not is_refusal(error.__cause__)

@@ -30,8 +30,10 @@ from sessions.units import Units
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 64
+MAX_WAITING: Final = 256
 """Look-ups that run at once; a further request does not wait for one of its own."""
+MAX_WAITING_OF_ONE: Final = 64
+"""Those of one tenant: no other one's requests go without."""
 MAX_PREFIXES: Final = 4096
 """Prefixes of one history that are looked up, the longest ones."""
 
@@ -49,7 +51,7 @@ class Histories:
         self._resting = Resting()
         self._wait_s = wait_s
         self._taken: Counter[tuple[str, str]] = Counter()
-        self._looking: set[asyncio.Task[Place]] = set()
+        self._looking: dict[asyncio.Task[Place], str] = {}
 
     async def find(
         self,
@@ -70,11 +72,11 @@ class Histories:
             if place is not None:
                 return self._take(tenant, place)
         unknown = Place(named or new_id, chain)
-        if chain is None or len(self._looking) >= MAX_WAITING:
+        if chain is None or not self._may_look(tenant):
             return self._take(tenant, unknown)
         look = asyncio.create_task(self._look(tenant, chain, named, unknown, after))
-        self._looking.add(look)
-        look.add_done_callback(self._looking.discard)
+        self._looking[look] = tenant
+        look.add_done_callback(self._looking.pop)
         in_time = False
         try:
             await asyncio.wait((look,), timeout=self._wait_s)
@@ -148,6 +150,12 @@ class Histories:
         if not look.cancelled() and look.exception() is None:
             self.release(tenant, look.result())
 
+    def _may_look(self, tenant: str) -> bool:
+        if len(self._looking) < MAX_WAITING_OF_ONE:
+            return True
+        own = sum(1 for other in self._looking.values() if other == tenant)
+        return len(self._looking) < MAX_WAITING and own < MAX_WAITING_OF_ONE
+
     def _at_hand(self, tenant: str, chain: Chain, named: str | None) -> Place | None:
         """The place of a request that goes on where a session rests, as far as memory knows, and
         where nobody but this process changes sessions: the first rule of ``recognition``."""
@@ -210,7 +218,7 @@ class Histories:
         hashes = chain.hashes[max(0, chain.first - 1) :][-MAX_PREFIXES:]
         while hashes:
             some, hashes = hashes[-HASHES_A_QUERY:], hashes[:-HASHES_A_QUERY]
-            met = await self._units.run(partial(_met, tenant, some, answer))
+            met = await self._units.read(partial(_met, tenant, some, answer))
             match = choose(chain, [self._as_taken(tenant, point) for point in met])
             if match is not None:
                 return match
@@ -219,7 +227,7 @@ class Histories:
 
     async def _after(self, tenant: str, session_id: str, turn: int) -> Match | None:
         """The session goes on where the turn is its present, and forks where it is not."""
-        session = await self._units.run(partial(_found, tenant, session_id))
+        session = await self._units.read(partial(_found, tenant, session_id))
         if session is None:
             return None
         busy = session.running > 0 or (tenant, session_id) in self._taken
@@ -240,7 +248,7 @@ class Histories:
         head = self._resting.head((tenant, session_id))
         met = None if match is None else (match.turn, match.history)
         if head is None or (head.turn, head.hashes[-1]) != met:
-            head = await self._units.run(partial(_head, tenant, session_id))
+            head = await self._units.read(partial(_head, tenant, session_id))
         if head is None:
             return None, None
         own = (head.hashes[-1],)
@@ -248,7 +256,7 @@ class Histories:
 
     async def _begun_elsewhere(self, tenant: str, named: str, chain: Chain) -> Place:
         """The first turn of a session that the client forked goes on where its parent was."""
-        found = await self._units.run(partial(forked_from, tenant, named))
+        found = await self._units.read(partial(forked_from, tenant, named))
         if found is None:
             return Place(named, chain)
         kept = await self._parting(tenant, chain, *found)
@@ -261,7 +269,7 @@ class Histories:
         if not turn:
             # They have a question in common and no answer: two sessions that began alike.
             return unknown
-        tokens, shared, known = await self._units.run(partial(parent_of, tenant, match))
+        tokens, shared, known = await self._units.read(partial(parent_of, tenant, match))
         return Place(
             unknown.session_id,
             chain,

@@ -118,7 +118,7 @@ class Transcripts:
         none of the ``histories`` that are asked for. Raises StateUnavailable."""
         if (kept := self.at_hand(tenant, session_id, turn, histories)) is not None:
             return kept
-        found = await units.run(partial(_rows, tenant, session_id, turn))
+        found = await units.read(partial(_rows, tenant, session_id, turn))
         rows = {row.turn: row for row in found}
         parts: list[tuple[int, _Row]] = []
         wanted = turn

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from engine.fake import FakeEngine
 from sessions.database import Database
-from sessions.history import points, transcript
+from sessions.history import points, service, transcript
 from sessions.history.chain import Conversation, Hasher, Message
 from sessions.history.place import Place
 from sessions.history.points import Head, PointRepository, rewind, slot_of
@@ -418,14 +418,14 @@ async def test_a_session_at_rest_is_known_without_its_own_database(
     first = await asker.turn("q", "a", prompt=[1], tokens=[2])
     await asker.turn("q", "a", "q2", "a2", prompt=[1, 2, 3], tokens=[4])
     asked = 0
-    run = database.run
+    read = database.read
 
     async def counted(*given: Any) -> Any:
         nonlocal asked
         asked += 1
-        return await run(*given)
+        return await read(*given)
 
-    monkeypatch.setattr(database, "run", counted)
+    monkeypatch.setattr(database, "read", counted)
     place = await asker.find("q", "a", "q2", "a2", "q3")
     assert (place.session_id, place.relation) == (first.session_id, Relation.CONTINUES)
     assert place.exact
@@ -472,6 +472,27 @@ async def test_nobody_waits_for_a_slow_database(database: Database) -> None:
     asker.histories.release("t", place)
     # What came too late holds nothing.
     assert not asker.histories._taken
+
+
+async def test_one_tenants_requests_keep_no_other_from_looking(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_WAITING_OF_ONE", 2)
+    await Asker(database, tenant="other").turn("q", "a")
+    asker = Asker(database)
+    first = await asker.turn("q", "a")
+    async with database.begin():
+        asked = [asyncio.create_task(asker.find(f"q{i}", "a", "q2")) for i in range(3)]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1, "the third one does not wait"
+        asker.tenant = "other"
+        others = asyncio.create_task(asker.find("q", "a", "q2"))
+        if not database.alone:
+            assert (await others).relation is Relation.CONTINUES
+    assert (await others).relation is Relation.CONTINUES
+    await asyncio.gather(*asked)
+    asker.tenant = "t"
+    assert (await asker.find("q", "a", "q2")).session_id == first.session_id
 
 
 def test_sessions_share_few_slots() -> None:

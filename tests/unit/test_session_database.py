@@ -11,14 +11,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from sessions import models
 from sessions.database import Database, open_database
 from sessions.lifecycle import created
+from sessions.models import sessions
+from sessions.prepared import values
 from sessions.repository import SessionRepository
-from sessions.types import SessionBusy, SessionState, StateUnavailable
+from sessions.types import Session, SessionBusy, SessionState, StateUnavailable
 from tests.state_database import Backend
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -209,3 +211,28 @@ async def test_a_unit_that_is_given_up_in_its_middle_leaves_nothing_behind(
 async def _count(connection: AsyncConnection) -> int:
     found = await connection.exec_driver_sql("SELECT count(*) FROM sessions")
     return int(found.scalar_one())
+
+
+async def test_what_is_refused_is_no_fault_of_the_database(database: Database) -> None:
+    session = created("t", "s", "m", NOW)
+
+    async def twice(connection: AsyncConnection) -> None:
+        for _ in range(2):
+            await connection.execute(insert(sessions), values(session))
+
+    with pytest.raises(StateUnavailable):
+        await database.run(twice)
+    assert (database.healthy, database.faults) == (True, 0)
+    async with database.transaction() as repo:
+        assert await repo.find("t", "s") is None
+
+
+async def test_what_only_reads_sees_what_was_committed(database: Database) -> None:
+    async with database.transaction() as repo:
+        assert await repo.add(created("t", "s", "m", NOW))
+
+    async def found(connection: AsyncConnection) -> Session | None:
+        return await SessionRepository(connection).find("t", "s")
+
+    assert await database.read(found) is not None
+    assert database.healthy

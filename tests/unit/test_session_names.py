@@ -3,6 +3,7 @@
 import base64
 import contextlib
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,9 @@ from sessions.identity import (
     session_key,
 )
 from sessions.lifecycle import created
-from sessions.paging import after_session, before_turn, session_cursor
+from sessions.paging import RowCursors, after_session, before_turn, session_cursor
 from sessions.types import InvalidCursor, InvalidSessionId
+from sessions.upkeep.events import Event, EventKind
 
 ids = st.from_regex(r"[!-.0-~]{1,256}", fullmatch=True).filter(lambda text: text not in (".", ".."))
 tenants = st.text(min_size=1).filter(lambda text: "/" not in text)
@@ -111,8 +113,26 @@ def test_a_cursor_that_no_page_gave(cursor: str) -> None:
         before_turn(cursor)
 
 
+def test_a_rows_number_is_told_to_nobody() -> None:
+    cursors = RowCursors(b"s" * 32)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    few, many = (Event(n, at, EventKind.CREATED, {}) for n in (7, 2**31 - 1))
+    cursor = cursors.event("t", few)
+    assert cursors.before_event("t", cursor) == 7
+    assert len(cursor) == len(cursors.event("t", many))
+    assert cursors.event("t", few) != cursor
+    assert RowCursors(b"s" * 32).before_event("t", cursor) == 7, "through a restart"
+    for tenant, secret in (("other", b"s" * 32), ("t", b"x" * 32)):
+        with pytest.raises(InvalidCursor):
+            RowCursors(secret).before_event(tenant, cursor)
+    with pytest.raises(InvalidCursor):
+        cursors.before_audit("t", cursor)
+
+
 @given(st.text())
 def test_any_text_is_a_cursor_or_refused(cursor: str) -> None:
-    for read in (after_session, before_turn):
+    rows = RowCursors(b"s" * 32)
+    before_event, before_audit = partial(rows.before_event, "t"), partial(rows.before_audit, "t")
+    for read in (after_session, before_turn, before_event, before_audit):
         with contextlib.suppress(InvalidCursor):
             read(cursor)
