@@ -1,8 +1,6 @@
 """The one layer around the engine's application: who asks, which session, what comes back.
 
-Only the routes named here are served. The engine's application has more ways to generate (batches,
-vendors' aliases), and one that does not pass through a turn would compute without its tenant's
-salt, where other tenants could see by timing what was asked.
+Only what ``served.py`` names is served.
 """
 
 from typing import Any, Final
@@ -18,6 +16,7 @@ from app.quotas import Admission
 from app.refusals import Refusals
 from app.resolve import BadSessionName, for_engine, parse_body, resolve_session
 from app.responses.desk import Exchange, ResponseDesk
+from app.served import METRICS, OPEN, is_served
 from app.tenants import Tenants
 from app.turns import TurnDesk
 from app.wire import API_OF_PATH, Api
@@ -28,25 +27,6 @@ MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 TENANT: Final = "valet.tenant"
 """Where the ASGI scope of an authenticated request holds its tenant."""
-
-_OPEN = frozenset({"/health", "/ping", "/version"})
-_METRICS = "/metrics"
-"""The engine's application shows its metrics on every path that begins so, to any method."""
-_KEYED = frozenset(
-    {
-        "/v1/models",
-        "/v1/sessions",
-        "/v1/audit",
-        "/v1/conversations",
-        "/v1/tenant",
-        "/v1/messages/count_tokens",
-        "/tokenize",
-        "/detokenize",
-        "/docs",
-        "/openapi.json",
-    }
-)
-_KEYED_FOLDERS = ("/v1/sessions/", "/v1/models/", "/v1/responses/", "/v1/conversations/")
 
 
 class SessionLayer:
@@ -93,13 +73,13 @@ class SessionLayer:
             await self._health(scope, receive, send)
             return
         headers = _headers(scope)
-        if path.startswith(_METRICS):
+        if path.startswith(METRICS):
             refusal = self._tenants.auth.refuses_operator(headers)
             await (self._app if refusal is None else respond(refusal))(scope, receive, send)
             return
-        served = api is not None or path in _KEYED or path.startswith(_KEYED_FOLDERS)
+        served = is_served(path)
         # A browser asks with OPTIONS, before it may send the key.
-        if path in _OPEN or (served and scope["method"] == "OPTIONS"):
+        if path in OPEN or (served and scope["method"] == "OPTIONS"):
             await self._app(scope, receive, send)
             return
         tenant = self._tenants.auth.tenant(headers)

@@ -33,6 +33,7 @@ from app.routes.session_lineage import lineage_router
 from app.routes.sessions import sessions_router
 from app.routes.tenant_summary import tenant_summary_router
 from app.secret import installation_secret
+from app.served import keep_served
 from app.server import Server, StopSignals, bind
 from app.settings import Settings
 from app.tenants import Tenants
@@ -242,7 +243,7 @@ def _join(
     )
     TENANTS_STALE.set_function(lambda: float(directory.stale))
     responses = _responses(settings, database, secret)
-    _take_over(engine_app, "/v1/responses/")
+    keep_served(engine_app)
     engine_app.include_router(responses_router(responses.responses))
     engine_app.include_router(conversations_router(responses.conversations))
     engine_app.include_router(sessions_router(sessions, lineage, leases))
@@ -313,12 +314,6 @@ def _responses(settings: Settings, database: Database, secret: bytes) -> Respons
         ResponseService(database, sealer, _now, ttl=ttl, limit=limit),
         ConversationService(database, sealer, _now, ttl=ttl, limit=limit),
     )
-
-
-def _take_over(engine_app: FastAPI, folder: str) -> None:
-    """Have the engine's own routes below ``folder`` answer no more."""
-    routes = engine_app.router.routes
-    routes[:] = [route for route in routes if not getattr(route, "path", "").startswith(folder)]
 
 
 async def _reconcile(sessions: SessionService, leases: LeaseService) -> None:

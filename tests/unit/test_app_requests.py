@@ -118,6 +118,15 @@ async def test_other_ways_to_generate_are_not_served(run: Run, path: str) -> Non
         assert answer.json()["error"]["code"] == "unknown_route"
 
 
+async def test_what_is_listed_is_served(run: Run) -> None:
+    async with run() as r:
+        paths = (await r.get("/openapi.json"))["paths"]
+        assert {CHAT, "/v1/sessions", "/v1/responses/{response_id}", "/health"} <= set(paths)
+        for path in paths:
+            answer = await r.client.request("TRACE", path)
+            assert answer.status_code == 405, path
+
+
 async def test_a_body_too_large_is_refused_before_it_is_read(run: Run) -> None:
     async with run() as r:
         layer: SessionLayer = r.valet.app
