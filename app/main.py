@@ -137,7 +137,7 @@ async def open_valet(settings: Settings, engine: EnginePort) -> AsyncIterator[Va
         secret = await asyncio.to_thread(installation_secret, settings.secret, os.environ)
         instance = load_instance(settings.instance_file)
         coordinator = _coordinator(settings, secret)
-        database = await open_database(settings.database_url)
+        database = await open_database(settings.database_url, serving=True)
     except (SecretUnusable, StateUnavailable, StoreUnusable) as error:
         raise CannotServe(str(error)) from error
     try:
@@ -295,10 +295,8 @@ def _coordinator(settings: Settings, secret: bytes) -> Coordinator:
 
 
 async def _register(database: Database, secret: bytes, instance: str) -> None:
-    """Raises CannotServe when the database is used with another secret, or may have one process
-    only and has it."""
+    """Raises CannotServe when the database is used with another secret."""
     try:
-        database.claim()
         async with database.begin() as connection:
             await check_secret(connection, secret)
             # Known before its first turn, so that nobody takes it for dead.

@@ -168,28 +168,30 @@ class LiveTurn:
         something in ``also_at_end`` waits, and so ``recorded`` is known."""
         if self._task is None or not self.done:
             return None
-        if not self._over.is_set():
-            self._answers = answers
-            if not self.also_at_end and self._claim is None:
-                await self._line_up()
-            self._over.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STATE_WAIT_S):
+                await self._ended(self._task, answers)
+        self._over.set()
         if self._ticket is not None:
             self._release(answered=True)
             return self._told()
-        await asyncio.wait((self._task,), timeout=STATE_WAIT_S)
         if self._receipt is None:
             STATE_FAILURES.labels("wait").inc()
             return self._make_receipt()
         return self._receipt
 
-    async def _line_up(self) -> None:
-        """Take the record's place. Its beginning has one already: it has to be in front."""
-        if not self._numbered.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STATE_WAIT_S):
-                    await self._numbered.wait()
-        if self._begun is not None and not self._over.is_set():
-            self._ticket = self._desk.sessions.units.ticket()
+    async def _ended(self, task: asyncio.Task[None], answers: Sequence[Message]) -> None:
+        """Wait until the turn's end is recorded, or has its place among the records."""
+        if not self._over.is_set():
+            self._answers = answers
+            if not self.also_at_end and self._claim is None:
+                # The beginning has a place already: it has to be in front.
+                await self._numbered.wait()
+                if self._begun is not None and not self._over.is_set():
+                    self._ticket = self._desk.sessions.units.ticket()
+            self._over.set()
+        if self._ticket is None:
+            await asyncio.wait((task,))
 
     def close(self) -> None:
         """The request is over, however it ended. A turn that is not finished was aborted."""
@@ -231,7 +233,8 @@ class LiveTurn:
             )
         except SessionError as error:
             _count_failure("begin", error)
-        self._numbered.set()
+        finally:
+            self._numbered.set()
         claim = self._claim if self._begun is not None else None
         if claim is not None:
             desk.spawn(claim.make(self._tenant, self.session_id))
@@ -243,6 +246,7 @@ class LiveTurn:
         finally:
             if self._ticket is not None:
                 self._ticket.give_up()
+                desk.histories.recorded(self._tenant, self.session_id)
 
     async def _record(self) -> None:
         receipt = self._told() if self.done else {}

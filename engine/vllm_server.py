@@ -49,6 +49,8 @@ class VllmEngine:
         """See EnginePort. Takes about 20 s on CPU."""
         sweep(self._shared_memory)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # A forked engine would hold this process's socket and locks when it is gone.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         if not self._config.cuda:
             # The first request for logprobs would make everybody wait 15 s for the compiler.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -238,9 +238,10 @@ class _Progress:
     commits: bool = False
 
 
-async def open_database(url: str) -> Database:
+async def open_database(url: str, *, serving: bool = False) -> Database:
     """Open ``url`` (``sqlite:///PATH`` or ``postgresql+asyncpg://…``), migrating it as needed; a
-    file is made when there is none.
+    file is made when there is none. ``serving``: to be the process that serves on it, where there
+    can be but one.
 
     Raises StateUnavailable when it cannot be opened; the message says why.
     """
@@ -253,6 +254,8 @@ async def open_database(url: str) -> Database:
     except OSError as error:
         raise StateUnavailable(f"The session database cannot be opened: {error}") from error
     try:
+        if serving:
+            database.claim()
         await database.migrate(parsed)
     except BaseException:
         await database.close()

@@ -110,26 +110,32 @@ class LineageService:
 
         Raises SessionBusy while a turn runs, TurnNotFound, CheckpointNotFound.
         """
-        async with self._units.begin() as repo:
-            session = await existing(repo, tenant, session_id, lock=True)
-            if session.running:
-                raise SessionBusy("The session has a running turn.")
-            marks = CheckpointRepository(repo.connection)
-            if checkpoint is not None:
-                named = {mark.name: mark.turn for mark in await marks.all(tenant, session_id)}
-                if checkpoint not in named:
-                    raise CheckpointNotFound("The session has no checkpoint of this name.")
-                turn = named[checkpoint]
-            tokens = await tokens_at(repo, session, turn)
-            after = replace(session, head_turn=turn, tokens=tokens)
-            await repo.save(after)
-            await repo.roll_back(tenant, session_id, turn)
-            await rewind(repo.connection, tenant, session_id, turn)
-            lost = await marks.remove_behind(tenant, session_id, turn)
-            about = {"from_turn": session.head_turn, "to_turn": turn, "checkpoints_removed": lost}
-            events = EventRepository(repo.connection)
-            await events.add(tenant, session_id, EventKind.ROLLED_BACK, self._clock(), **about)
-        self._units.on_changed(tenant, session_id)
+        try:
+            async with self._units.begin() as repo:
+                session = await existing(repo, tenant, session_id, lock=True)
+                if session.running:
+                    raise SessionBusy("The session has a running turn.")
+                marks = CheckpointRepository(repo.connection)
+                if checkpoint is not None:
+                    named = {mark.name: mark.turn for mark in await marks.all(tenant, session_id)}
+                    if checkpoint not in named:
+                        raise CheckpointNotFound("The session has no checkpoint of this name.")
+                    turn = named[checkpoint]
+                tokens = await tokens_at(repo, session, turn)
+                after = replace(session, head_turn=turn, tokens=tokens)
+                await repo.save(after)
+                await repo.roll_back(tenant, session_id, turn)
+                await rewind(repo.connection, tenant, session_id, turn)
+                lost = await marks.remove_behind(tenant, session_id, turn)
+                about = {
+                    "from_turn": session.head_turn,
+                    "to_turn": turn,
+                    "checkpoints_removed": lost,
+                }
+                events = EventRepository(repo.connection)
+                await events.add(tenant, session_id, EventKind.ROLLED_BACK, self._clock(), **about)
+        finally:
+            self._units.on_changed(tenant, session_id)
         key = session_key(tenant, session_id)
         await _if_it_can("cut KV behind a rollback", self._kv.truncate(key, tokens))
         return after

@@ -100,7 +100,10 @@ class Moves:
         """
         session = await self._without_turn(tenant, session_id)
         dropped = await self._kv.drop(session_key(tenant, session_id))
-        await uninterrupted(self._forget(session, dropped))
+        try:
+            await uninterrupted(self._forget(session, dropped))
+        finally:
+            self.units.on_changed(tenant, session_id)
         return dropped
 
     async def _without_turn(self, tenant: str, session_id: str) -> Session:
@@ -144,7 +147,6 @@ class Moves:
                 await repo.add_audit(action, session.tenant, session.id, dropped, self._clock())
         if refusal is not None:
             raise refusal
-        self.units.on_changed(session.tenant, session.id)
 
     async def _tell(
         self, repo: SessionRepository, session: Session, kind: EventKind, **details: object

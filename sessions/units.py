@@ -36,6 +36,9 @@ class Units:
         """Told the tenant and id of a session that changed otherwise than by its turns, or is gone:
         whoever keeps something of it in memory forgets it."""
 
+        self.on_late: Callable[[], None] = lambda: None
+        """Told that postponed writes are stored: an older turn's may be the newest now."""
+
     @property
     def alone(self) -> bool:
         """Whether nobody but this process changes the database."""
@@ -60,11 +63,30 @@ class Units:
         """``work`` as one unit, again where another one got in its way; see ``Database.run``.
         Raises StateUnavailable."""
         if self._postponed and ticket is not None:
-            # What is stored first stands behind it.
-            ticket.give_up()
-            ticket = None
+            return await self._run_with_postponed(work, ticket)
         await self._store_postponed()
         return await self._database.run(work, ticket)
+
+    async def _run_with_postponed(
+        self, work: Callable[[AsyncConnection], Awaitable[Result]], ticket: Ticket
+    ) -> Result:
+        """Both in the one place that there is."""
+        writes = tuple(self._postponed)
+
+        async def both(connection: AsyncConnection) -> Result:
+            await _store(writes, connection)
+            return await work(connection)
+
+        try:
+            result = await self._database.run(both, ticket)
+        except StateUnavailable as error:
+            if _is_outage(error):
+                raise
+            # One of them is refused, and the place is gone.
+            await self._store_postponed()
+            return await self._database.run(work)
+        self._forget(writes)
+        return result
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """``work``, which changes nothing; see ``Database.read``. Raises StateUnavailable."""
@@ -105,6 +127,7 @@ class Units:
             self._forget((write,))
 
     def _forget(self, writes: Writes) -> None:
+        self.on_late()
         for write in writes:
             # Another task may have stored the same ones; the second time changed nothing.
             if write in self._postponed:

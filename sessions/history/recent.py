@@ -43,3 +43,8 @@ class Recent(Generic[V]):
         if found is not None:
             self.used -= found[1]
             self._on_drop(name, found[0])
+
+    def clear(self) -> None:
+        """Have nothing at hand."""
+        while self._values:
+            self.drop(next(iter(self._values)))

@@ -38,6 +38,10 @@ class Resting:
         """It is not known any more where a session rests."""
         self._heads.drop(name)
 
+    def clear(self) -> None:
+        """It is known of no session any more where it rests."""
+        self._heads.clear()
+
     def _gone(self, name: Name, head: Head) -> None:
         tenant, session_id = name
         end = tenant, head.hashes[-1]

@@ -45,13 +45,15 @@ class Histories:
         """``secret`` is the installation's; ``wait_s`` is how long a request waits to learn which
         session it belongs to."""
         self._units = units
-        units.on_changed = self.forget
         self._hasher = Hasher(secret)
         self._transcripts = Transcripts(Sealer(secret))
         self._resting = Resting()
         self._wait_s = wait_s
         self._taken: Counter[tuple[str, str]] = Counter()
+        self._recording: Counter[tuple[str, str]] = Counter()
         self._looking: dict[asyncio.Task[Place], str] = {}
+        units.on_changed = self.forget
+        units.on_late = self._resting.clear
 
     async def find(
         self,
@@ -95,9 +97,18 @@ class Histories:
 
     def answered(self, tenant: str, place: Place) -> None:
         """The request's answer is ready, and what its ending writes is in the database before
-        whatever is asked of that from now on."""
-        self._resting.drop((tenant, place.session_id))
+        whatever is asked of that from now on. ``recorded`` has to follow."""
+        name = tenant, place.session_id
+        self._recording[name] += 1
+        self._resting.drop(name)
         self.release(tenant, place)
+
+    def recorded(self, tenant: str, session_id: str) -> None:
+        """What was answered is in the database, or will never be."""
+        name = tenant, session_id
+        self._recording[name] -= 1
+        if not self._recording[name]:
+            del self._recording[name]
 
     def forget(self, tenant: str, session_id: str) -> None:
         """Have nothing of a session in memory: it was deleted, or went back to an earlier turn."""
@@ -163,9 +174,12 @@ class Histories:
             return None
         end = chain.hashes[chain.answered - 1] if chain.answered else b""
         session_id = named or self._resting.ending_with(tenant, end)
-        if session_id is None or (tenant, session_id) in self._taken:
+        if session_id is None:
             return None
-        head = self._resting.head((tenant, session_id))
+        name = tenant, session_id
+        if name in self._taken or name in self._recording:
+            return None
+        head = self._resting.head(name)
         if head is None:
             return None
         kept = self._transcripts.at_hand(tenant, session_id, head.turn, head.hashes[-1:])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.fake import FakeEngine
 from sessions.database import Database
@@ -25,7 +27,7 @@ from sessions.models import points as points_table
 from sessions.sealing import Sealer
 from sessions.service import SessionService
 from sessions.types import Lineage
-from sessions.units import Units
+from sessions.units import Units, Write
 from tests.state_database import Backend
 
 SECRET = b"s" * 32
@@ -449,6 +451,72 @@ async def test_a_session_whose_answer_is_not_recorded_yet_is_asked_for(database:
     again = await asker.find("q", "a", "q2", named=place.session_id)
     assert again.head == await _head_of(database, place.session_id)
     assert asker.histories._resting.head(("t", place.session_id)) is None
+
+
+async def test_of_two_turns_at_once_the_last_one_is_where_a_session_rests(
+    database: Database,
+) -> None:
+    asker = Asker(database)
+    first = await asker.find("q", named="mine")
+    second = await asker.find("p", named="mine")
+    for place in (first, second):
+        asker.histories.answered("t", place)
+    asker.histories._taken.update({("t", "mine"): 2})  # ``end`` releases what is released here
+    await asker.end(first, "a", 1, prompt=[1], tokens=[2])
+    asker.histories.recorded("t", "mine")
+    said = Conversation((_message(0, "q"), _message(1, "a"), _message(2, "q2")))
+    chain = asker.histories._hasher.chain("t", "m", said)
+    assert asker.histories._at_hand("t", chain, None) is None, "the second is being recorded"
+    await asker.end(second, "b", 1, prompt=[3], tokens=[4])
+    asker.histories.recorded("t", "mine")
+    assert (await asker.find("q", "a", "q2")).relation is Relation.FORKS
+    assert (await asker.find("p", "b", "p2")).relation is Relation.CONTINUES
+
+
+async def test_late_writes_may_change_where_any_session_rests(database: Database) -> None:
+    asker = Asker(database)
+    place = await asker.turn("q", "a", prompt=[1], tokens=[2])
+    assert asker.histories._resting.head(("t", place.session_id)) is not None
+
+    async def late(_: AsyncConnection) -> None:
+        pass
+
+    asker.sessions.units.postpone(late)
+    async with asker.sessions.units.begin():
+        pass
+    assert asker.histories._resting.head(("t", place.session_id)) is None
+
+
+async def test_what_has_a_place_keeps_it_though_writes_were_postponed(database: Database) -> None:
+    asker, order = Asker(database), list[str]()
+    units = asker.sessions.units
+
+    def noting(name: str) -> Write:
+        async def write(_: AsyncConnection) -> None:
+            order.append(name)
+
+        return write
+
+    async def refused(connection: AsyncConnection) -> None:
+        order.append("refused")
+        await PointRepository(connection).put_head("t", "none", Head(1, (b"h",), b""))
+        raise IntegrityError("refused", None, Exception())
+
+    units.postpone(noting("postponed"))
+    ticket = units.ticket()
+    assert (ticket is not None) == database.alone
+    later = asyncio.create_task(units.run(noting("later")))
+    if ticket is not None:
+        await asyncio.wait_for(ticket.hurry.wait(), 60)
+    await units.run(noting("first"), ticket)
+    await later
+    assert [name for name in order if name != "postponed"] == ["first", "later"]
+    order.clear()
+    units.postpone(refused)
+    await units.run(noting("work"), units.ticket())
+    assert order[-1] == "work"
+    # Beside the work where that had a place, with the other postponed ones, by itself, no more.
+    assert order.count("refused") == (3 if database.alone else 2)
 
 
 async def test_an_ending_that_was_not_stored_is_not_known(database: Database) -> None:

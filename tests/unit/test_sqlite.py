@@ -143,12 +143,11 @@ async def _found(connection: AsyncConnection) -> object:
 
 async def test_one_process_serves_on_a_file(tmp_path: Path) -> None:
     where = f"sqlite+aiosqlite:///{tmp_path}/valet.db"
-    first, second = await open_database(where), await open_database(where)
+    first = await open_database(where, serving=True)
     try:
-        first.claim()
         with pytest.raises(StateUnavailable, match="another Valet"):
-            second.claim()
+            await open_database(where, serving=True)
+        await (await open_database(where)).close()
     finally:
         await first.close()
-    second.claim()
-    await second.close()
+    await (await open_database(where, serving=True)).close()
