@@ -13,7 +13,8 @@ from sessions.coordination.fallback import RETRY_S, FallbackCoordinator
 from sessions.coordination.memory import MemoryCoordinator
 from sessions.coordination.port import CoordinationLost, Coordinator, Lease, Rate
 from sessions.coordination.redis import RedisCoordinator
-from tests.services.redis_server import OwnRedis, own_redis
+from tests.services.own_process import running
+from tests.services.redis_server import OwnRedis
 
 LONG_S = 60.0
 FEW = Rate(per_minute=3)
@@ -161,7 +162,7 @@ class TestRedis:
 
 @pytest.fixture
 def own() -> Iterator[OwnRedis]:
-    with own_redis() as server:
+    with running(OwnRedis()) as server:
         yield server
 
 

@@ -9,9 +9,9 @@ import redis
 import redis.asyncio
 from sqlalchemy import make_url
 
-from tests.services.own_process import accepts
-from tests.services.postgresql import own_postgres
-from tests.services.redis_server import own_redis
+from tests.services.own_process import accepts, running
+from tests.services.postgresql import OwnPostgres
+from tests.services.redis_server import OwnRedis
 
 
 async def ask(url: str, question: str) -> object:
@@ -31,7 +31,7 @@ def run(work: Coroutine[Any, Any, object]) -> object:
 
 
 def test_a_postgresql_of_our_own_keeps_what_was_committed_when_it_crashes() -> None:
-    with own_postgres() as own:
+    with running(OwnPostgres()) as own:
         url = own.server.create_database()
         run(ask(url, "CREATE TABLE kept AS SELECT 7 AS number"))
         own.crash()
@@ -44,7 +44,7 @@ def test_a_postgresql_of_our_own_keeps_what_was_committed_when_it_crashes() -> N
 
 
 def test_a_redis_of_our_own_is_empty_after_a_restart() -> None:
-    with own_redis() as own, redis.Redis.from_url(own.url) as client:
+    with running(OwnRedis()) as own, redis.Redis.from_url(own.url) as client:
         assert client.set("a", "1")
         own.kill()
         own.start()

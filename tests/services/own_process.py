@@ -9,14 +9,39 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 START_S = 60
 STOP_S = 30
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+
+
+class OwnServer(Protocol):
+    """A server of our own: made, started, closed."""
+
+    def start(self) -> None:
+        """Returns when it answers."""
+
+    def close(self) -> None:
+        """End it and leave nothing behind."""
+
+
+Own = TypeVar("Own", bound=OwnServer)
+
+
+@contextmanager
+def running(own: Own) -> Iterator[Own]:
+    """``own``, which runs until the block ends."""
+    try:
+        own.start()
+        yield own
+    finally:
+        own.close()
 
 
 def user_id() -> int | None:

@@ -22,6 +22,7 @@ from tests.services.own_process import (
     as_user,
     private_folder,
     reachable,
+    running,
 )
 from tests.valet_process import free_port
 
@@ -119,21 +120,10 @@ class OwnPostgres:
 
 
 @contextmanager
-def own_postgres() -> Iterator[OwnPostgres]:
-    """A running server of our own."""
-    own = OwnPostgres()
-    try:
-        own.start()
-        yield own
-    finally:
-        own.close()
-
-
-@contextmanager
 def some_postgres(*, own: bool) -> Iterator[PostgresServer]:
     """The server at the standard port when it answers, or one of our own when ``own``."""
     if own or not accepts(STANDARD_PORT):
-        with own_postgres() as started:
+        with running(OwnPostgres()) as started:
             yield started.server
         return
     server = PostgresServer(STANDARD_PORT)

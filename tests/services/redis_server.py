@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from tests.services.own_process import OwnProcess, accepts, private_folder
+from tests.services.own_process import OwnProcess, accepts, private_folder, running
 from tests.valet_process import free_port
 
 STANDARD_PORT = 6379
@@ -49,22 +49,11 @@ class OwnRedis:
 
 
 @contextmanager
-def own_redis() -> Iterator[OwnRedis]:
-    """A running server of our own."""
-    own = OwnRedis()
-    try:
-        own.start()
-        yield own
-    finally:
-        own.close()
-
-
-@contextmanager
 def some_redis(*, own: bool) -> Iterator[str]:
     """The URL of an empty database on the server at the standard port when it answers, or on one of
     our own when ``own``."""
     if own or not accepts(STANDARD_PORT):
-        with own_redis() as started:
+        with running(OwnRedis()) as started:
             yield started.url
         return
     number = _take_number()

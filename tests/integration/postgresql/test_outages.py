@@ -20,7 +20,8 @@ from sessions import postgresql
 from sessions.database import Database, open_database
 from sessions.types import OutcomeUnknown, StateUnavailable
 from sessions.units import Units
-from tests.services.postgresql import OwnPostgres, own_postgres
+from tests.services.own_process import running
+from tests.services.postgresql import OwnPostgres
 from tests.state_database import Backend
 
 CHAT = "/v1/chat/completions"
@@ -28,7 +29,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture
 def own() -> Iterator[OwnPostgres]:
-    with own_postgres() as server:
+    with running(OwnPostgres()) as server:
         yield server
 
 
