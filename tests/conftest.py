@@ -1,5 +1,4 @@
-"""What tests of several kinds share: one real server for all that do not need their own, and the
-databases that several API processes share."""
+"""What tests of several kinds share: the databases that several API processes share."""
 
 import os
 from collections.abc import Iterator
@@ -10,15 +9,6 @@ import pytest
 from tests.services.postgresql import PostgresServer, some_postgres
 from tests.services.redis_server import some_redis
 from tests.state_database import Backend, SqliteBackend
-from tests.valet_process import ValetProcess
-
-
-@pytest.fixture(scope="session")
-def valet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
-    """A running real server. Shared: use sessions and prompts of your own; do not stop it."""
-    with ValetProcess(tmp_path_factory.mktemp("shared") / "home") as server:
-        yield server
-        assert server.stop() == 0
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from tests.clients.greedy_model import greedy_model
 from tests.valet_process import MODEL, ValetProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
     """A real server of the default model. Clients that cannot be told how to sample get the same
     short answers each time, so that a failure is a failure and not a whim of the model."""

@@ -13,6 +13,14 @@ ALICE, BOB, OPERATOR = "key-of-alice", "key-of-bob", "key-of-the-operator"
 DRAIN_S = 10
 
 
+@pytest.fixture(scope="package")
+def valet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
+    """A running real server. Shared: use sessions and prompts of your own; do not stop it."""
+    with ValetProcess(tmp_path_factory.mktemp("shared") / "home") as server:
+        yield server
+        assert server.stop() == 0
+
+
 @pytest.fixture
 def http(valet: ValetProcess) -> Iterator[httpx.Client]:
     with valet.client() as client:
@@ -35,7 +43,7 @@ def anthropic_client(valet: ValetProcess) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _keyed_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValetProcess]:
     home = tmp_path_factory.mktemp("keyed") / "home"
     settings = {

@@ -210,6 +210,12 @@ async def test_a_pin_that_outgrows_the_share_ends(house: House, clock: Clock) ->
     assert await house.told("s") == ["created", "pinned", "pin_broken"]
 
 
+async def test_without_pins_the_engine_is_left_alone(house: House) -> None:
+    await house.talk("s")
+    house.engine.die()
+    assert await house.leases.keep_shares() == 0
+
+
 async def test_idle_sessions_are_parked_the_longest_idle_first(house: House, clock: Clock) -> None:
     parking = IdleParking(house.service, clock, "one", timedelta(minutes=10))
     await house.talk("old")
