@@ -6,6 +6,7 @@ Another database has a module like this one, and ``database.py`` chooses.
 import fcntl
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, event
@@ -18,6 +19,8 @@ from sessions.types import StateUnavailable
 
 WAIT_S = 5.0
 """How long a transaction waits for its turn: within this process, and again for another's lock."""
+
+_AGAIN_S = 0.01
 
 _PRAGMAS = (
     # Waiting comes first: switching to WAL may itself meet another process's lock.
@@ -40,7 +43,7 @@ def create_engine(url: URL) -> AsyncEngine:
     path = url.database or ":memory:"
 
     async def connect() -> OneTripConnection:
-        connection = OneTripConnection(lambda: sqlite3.connect(path), 64)
+        connection = OneTripConnection(lambda: _connect(path), 64)
         connection._thread.daemon = True
         await connection
         return connection
@@ -77,6 +80,25 @@ def claim(url: URL) -> int | None:
             "The session database is in use by another Valet; several processes need PostgreSQL."
         ) from None
     return held
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Runs in the connection's thread."""
+    connection = sqlite3.connect(path)
+    deadline = time.monotonic() + WAIT_S
+    while not _is_wal(connection) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+    return connection
+
+
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    """False where others are just switching to it too: for them SQLite does not wait. What else may
+    be wrong, the first statement says."""
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error as error:
+        return "locked" not in str(error)
+    return True
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
