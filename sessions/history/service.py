@@ -20,6 +20,7 @@ from sessions.history.ending import Ending, ending_of
 from sessions.history.parting import forked_from, parent_of
 from sessions.history.place import Place
 from sessions.history.points import HASHES_A_QUERY, Head, NewPoint, PointRepository
+from sessions.history.recent import Name
 from sessions.history.recognition import Match, Point, Relation, choose
 from sessions.history.resting import Resting
 from sessions.history.transcript import Added, Kept, Transcripts, add
@@ -49,8 +50,8 @@ class Histories:
         self._transcripts = Transcripts(Sealer(secret))
         self._resting = Resting()
         self._wait_s = wait_s
-        self._taken: Counter[tuple[str, str]] = Counter()
-        self._recording: Counter[tuple[str, str]] = Counter()
+        self._taken: Counter[Name] = Counter()
+        self._recording: Counter[Name] = Counter()
         self._looking: dict[asyncio.Task[Place], str] = {}
         units.on_changed = self.forget
         units.on_late = self._resting.clear
@@ -90,10 +91,7 @@ class Histories:
 
     def release(self, tenant: str, place: Place) -> None:
         """The request is over."""
-        taken = (tenant, place.session_id)
-        self._taken[taken] -= 1
-        if not self._taken[taken]:
-            del self._taken[taken]
+        _one_less(self._taken, (tenant, place.session_id))
 
     def answered(self, tenant: str, place: Place) -> None:
         """The request's answer is ready, and what its ending writes is in the database before
@@ -105,10 +103,7 @@ class Histories:
 
     def recorded(self, tenant: str, session_id: str) -> None:
         """What was answered is in the database, or will never be."""
-        name = tenant, session_id
-        self._recording[name] -= 1
-        if not self._recording[name]:
-            del self._recording[name]
+        _one_less(self._recording, (tenant, session_id))
 
     def forget(self, tenant: str, session_id: str) -> None:
         """Have nothing of a session in memory: it was deleted, or went back to an earlier turn."""
@@ -302,6 +297,13 @@ class Histories:
         if not begun:
             return None
         return await self._transcripts.load(self._units, tenant, parent, turn, begun)
+
+
+def _one_less(count: Counter[Name], name: Name) -> None:
+    """Counters grow with what goes on, not with every session that there was."""
+    count[name] -= 1
+    if not count[name]:
+        del count[name]
 
 
 async def _met(
