@@ -1,4 +1,4 @@
-"""The wire between the API process and the engine's plugin. Version 2.
+"""The wire between the API process and the engine's plugin. Version 3.
 
 One EngineCore utility call carries one encoded ``Command`` and returns one encoded reply (or an
 encoded ``Failure``). Structs are tagged and forbid unknown fields, so that two versions that do
@@ -9,9 +9,10 @@ from typing import cast
 
 import msgspec
 
+from cache_tiers.returns.types import Awaits
 from cache_tiers.types import MissReason, SessionKey, Tier
 
-VERSION = 2
+VERSION = 3
 
 
 class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -144,6 +145,47 @@ class GetUsage(_Wire, frozen=True):
     """Ask for ``Usage``."""
 
 
+class TurnEnded(_Wire, frozen=True):
+    """A session's turn was answered: from now on it is away. Replied to with ``Pulse``."""
+
+    session: SessionKey
+    awaits: Awaits
+    tool: str = ""
+    """Name of the first tool that the answer called; empty for none."""
+    turn: int = 1
+    """Number of the turn in its session, from 1."""
+    hour: int = 0
+    """Of the day, 0 … 23, where the API process is."""
+    expected_s: float | None = None
+    """How long the client said that the gap will last."""
+
+
+class Arriving(_Wire, frozen=True):
+    """A request of the session has begun to arrive; nothing of it is read yet. Its chunks come up
+    at once, as for a request that waits. Replied to with ``Pulse``, which waits for no load."""
+
+    session: SessionKey
+
+
+class Expect(_Wire, frozen=True):
+    """The client says, in the gap, that it will last so long from now. Replied to with
+    ``Pulse``."""
+
+    session: SessionKey
+    expected_s: float | None
+    """None: for as long as gaps of this tool last."""
+    tool: str = ""
+    """What it waits for; empty for what is known already."""
+
+
+class Poll(_Wire, frozen=True):
+    """Do what is due. Replied to with ``Pulse``."""
+
+
+class GetForesight(_Wire, frozen=True):
+    """Ask for ``Foresight``."""
+
+
 Command = (
     GetInfo
     | GetStatus
@@ -159,6 +201,11 @@ Command = (
     | Fork
     | Truncate
     | GetUsage
+    | TurnEnded
+    | Arriving
+    | Expect
+    | Poll
+    | GetForesight
 )
 
 
@@ -186,6 +233,12 @@ class SessionKv(_Wire, frozen=True):
     bytes_by_tier: dict[Tier, int] = {}
     ssd_complete: bool = False
     """Whether every chunk of the session is on SSD."""
+    back_in_s: float | None = None
+    """Seconds from now until its next turn comes, in the median; None for a session that is not
+    away, and where nothing is known."""
+    back_by_s: float | None = None
+    """Seconds from now until it has come in nine of ten cases; None as above, and where so many are
+    not expected to come back at all."""
 
 
 class Prefetched(_Wire, frozen=True):
@@ -259,6 +312,37 @@ class Usage(_Wire, frozen=True):
     tenants: list[TenantBytes]
 
 
+class Pulse(_Wire, frozen=True):
+    """When the engine wants to be asked again."""
+
+    next_in_s: float | None
+    """``Poll`` is due in so many seconds at the latest; None: not before something happens."""
+
+
+class Foresight(_Wire, frozen=True):
+    """How well returns were predicted, and what the prefetches that followed were good for. Counts
+    are since the engine's start."""
+
+    trusted: bool
+    """Whether predictions have fitted lately; while they do not, recency decides."""
+    gaps: int
+    """Gaps that ended, and so could be compared with what was predicted."""
+    within: dict[str, float]
+    """Share (0 … 1) of the latest gaps that ended before the predicted quantile of 10, 50 and 90 %
+    (the keys ``"10"``, ``"50"``, ``"90"``)."""
+    ks: float
+    """Kolmogorov-Smirnov distance (0 … 1) of the latest gaps from what was predicted."""
+    shifts: int
+    """How often predictions stopped fitting."""
+    prefetched_chunks: int
+    used_chunks: int
+    """Of ``prefetched_chunks``, those that a request found where they had been brought."""
+    late_chunks: int
+    """Those that were still on their way when a request asked for them."""
+    wasted_bytes: int
+    """Of chunks that left their tier again before anybody asked for them."""
+
+
 class Done(_Wire, frozen=True):
     """A command without a result is done."""
 
@@ -279,6 +363,8 @@ Reply = (
     | Pinned
     | BrokenPins
     | Usage
+    | Pulse
+    | Foresight
     | Done
     | Failure
 )
