@@ -1,87 +1,239 @@
-"""The order in which chunks leave DRAM: what is superseded, then the longest unused, then what is
-pinned. Scheduler thread only.
+"""The order in which chunks leave DRAM. Scheduler thread only.
 
-vLLM's LRU keeps a heap of ranks that grow with every use. Here a chunk's standing comes before its
-use: it moves the rank by more than all uses together.
+::
+
+    superseded        nobody will ask for them; longest unused first
+    without owner     of no session, or just copied to the device; longest unused first
+    of idle sessions  as the policy of prefixes cuts them, each chain from its end; what several
+                      sessions hold goes after what one holds
+    of sessions whose turn runs, longest unused first
+    pinned            somebody has a lease on them; longest unused first
+
+vLLM asks for a number of chunks at a time and counts references; what is referenced never goes.
 """
 
-from collections.abc import Callable, Iterable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Protocol
 
-from cache_tiers.types import ChunkKey, Standing
-from engine.core_plugin.vllm_compat import ChunkStatus, LRUCachePolicy, OffloadKey
+from cache_tiers.eviction.prefix_policy import PrefixPolicy
+from cache_tiers.types import ChunkKey, SessionKey, Standing
+from engine.core_plugin.vllm_compat import CachePolicy, ChunkStatus, OffloadKey, ReqContext
 
-_STEP = 1 << 60
+_Bucket = OrderedDict[OffloadKey, None]
+"""Longest unused first."""
 
 
-class RankedLru(LRUCachePolicy):
+class Chains(Protocol):
+    """What the order needs to know of sessions."""
+
+    def chain(self, session: SessionKey) -> Sequence[ChunkKey] | None:
+        """Its chunks in prefix order."""
+        ...
+
+    def is_shared(self, key: ChunkKey) -> bool:
+        """Whether more than one session holds it."""
+        ...
+
+
+class DramPolicy(CachePolicy):
     """See the module's docstring."""
 
-    def __init__(self, cache_capacity: int) -> None:
+    def __init__(self, cache_capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(cache_capacity)
+        self.chunks: dict[OffloadKey, ChunkStatus] = {}
         self.standing_of: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
         """Asked once for each chunk that comes; ``rank`` says what changes later."""
-        self._standings: dict[OffloadKey, Standing] = {}
-        """Of chunks that are here and not ORDINARY."""
+        self.on_evicted: Callable[[Sequence[ChunkKey]], None] = lambda _: None
+        """Told what has gone for want of room."""
         self.idle_pinned = 0
         """Pinned chunks that could be evicted."""
+        self._clock = clock
+        self._prefixes: PrefixPolicy | None = None
+        self._sessions: Chains | None = None
+        self._evictable: set[OffloadKey] = set()
+        self._standings: dict[OffloadKey, Standing] = {}
+        """Of chunks that are here and not ORDINARY."""
+        self._owners: dict[OffloadKey, SessionKey] = {}
+        self._of_standing: dict[Standing, _Bucket] = {each: OrderedDict() for each in Standing}
+        """Those that are not ORDINARY, and those without an owner."""
+        self._of_session: dict[SessionKey, _Bucket] = {}
+        """Ordinary chunks of each session that has any."""
+
+    def bind(self, prefixes: PrefixPolicy, sessions: Chains) -> None:
+        """Who decides between sessions. Before the first chunk comes."""
+        self._prefixes = prefixes
+        self._sessions = sessions
+
+    def held(self, session: SessionKey) -> int:
+        """Chunks that count as the session's."""
+        return len(self._of_session.get(session, ()))
+
+    def own(self, keys: Iterable[OffloadKey], session: SessionKey | None) -> None:
+        """Chunks that are here are this session's from now on."""
+        touched = set()
+        for key in keys:
+            before = self._owners.get(key)
+            if key not in self.chunks or before == session:
+                continue
+            self._leave(key)
+            if session is None:
+                self._owners.pop(key, None)
+            else:
+                self._owners[key] = session
+            self._bucket(key)[key] = None
+            touched |= {before, session}
+        self._tell(touched)
 
     def rank(self, keys: Iterable[ChunkKey], standing: Standing) -> None:
-        """Give chunks that are here another standing; among equals their last use goes on to
-        count."""
+        """Give chunks that are here another standing."""
+        touched = set()
         for key in map(OffloadKey, keys):
             before = self._standing(key)
             if key not in self.chunks or standing is before:
                 continue
-            idle = key in self._evictable
-            self.idle_pinned += idle * ((standing is _PINNED) - (before is _PINNED))
+            if key in self._evictable:
+                self.idle_pinned += (standing is _PINNED) - (before is _PINNED)
+            self._leave(key)
             self._note(key, standing)
-            self._ranks[key] += (standing - before) * _STEP
-            if idle:
-                self._push_evictable(key)
-        self._maybe_compact_heap()
+            self._bucket(key)[key] = None
+            touched.add(self._owners.get(key))
+        self._tell(touched)
+
+    # --- vLLM's -----------------------------------------------------------------------------------
+
+    def get(self, key: OffloadKey) -> ChunkStatus | None:
+        """vLLM's."""
+        return self.chunks.get(key)
 
     def insert(self, key: OffloadKey, chunk: ChunkStatus) -> None:
-        """vLLM's."""
-        super().insert(key, chunk)
-        standing = self.standing_of(ChunkKey(key))
-        self._note(key, standing)
-        self._ranks[key] += standing * _STEP
+        """vLLM's. It has no owner until ``own``."""
+        self.chunks[key] = chunk
+        self._note(key, self.standing_of(ChunkKey(key)))
+        self._bucket(key)[key] = None
+        if chunk.ref_cnt == 0:
+            self.mark_evictable(key)
 
     def remove(self, key: OffloadKey) -> None:
         """vLLM's."""
-        self._leave(key)
-        super().remove(key)
+        owner = self._owners.get(key)
+        self._forget(key)
+        self._tell((owner,))
+
+    def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
+        """vLLM's. The end of a prefix counts as used before its beginning."""
+        for key in reversed(list(keys)):
+            if key in self.chunks:
+                self._bucket(key).move_to_end(key)
+
+    def on_store_miss(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
+        """vLLM's: what is not here has no order yet."""
 
     def evict(
         self, n: int, protected: set[OffloadKey]
     ) -> list[tuple[OffloadKey, ChunkStatus]] | None:
         """vLLM's."""
-        evicted: list[tuple[OffloadKey, ChunkStatus]] | None = super().evict(n, protected)
-        for key, _ in evicted or ():
-            self.idle_pinned -= self._standings.pop(key, None) is _PINNED
+        free = (k for k in self._order() if k in self._evictable and k not in protected)
+        chosen = list(islice(free, n))
+        if len(chosen) < n:
+            return None
+        evicted = [(key, self.chunks[key]) for key in chosen]
+        touched = {self._owners.get(key) for key in chosen}
+        for key in chosen:
+            self._forget(key)
+        self._tell(touched)
+        if chosen:
+            self.on_evicted([ChunkKey(key) for key in chosen])
         return evicted
-
-    def mark_evictable(self, key: OffloadKey) -> None:
-        """vLLM's."""
-        self.idle_pinned += self._standing(key) is _PINNED
-        super().mark_evictable(key)
-
-    def mark_non_evictable(self, key: OffloadKey) -> None:
-        """vLLM's."""
-        self.idle_pinned -= self._standing(key) is _PINNED
-        super().mark_non_evictable(key)
 
     def clear(self) -> None:
         """vLLM's."""
-        super().clear()
-        self._standings.clear()
-        self.idle_pinned = 0
+        for key in list(self.chunks):
+            self._forget(key)
 
-    def _assign_new_rank(self, key: OffloadKey) -> bool:
-        evictable: bool = super()._assign_new_rank(key)
-        if key in self.chunks:
-            self._ranks[key] += self._standing(key) * _STEP
-        return evictable
+    def mark_evictable(self, key: OffloadKey) -> None:
+        """vLLM's."""
+        self._evictable.add(key)
+        self.idle_pinned += self._standing(key) is _PINNED
+
+    def mark_non_evictable(self, key: OffloadKey) -> None:
+        """vLLM's."""
+        self._evictable.remove(key)
+        self.idle_pinned -= self._standing(key) is _PINNED
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _order(self) -> Iterator[OffloadKey]:
+        """Every chunk once, the first to go first. Valid until something changes."""
+        yield from self._of_standing[Standing.SUPERSEDED]
+        yield from self._of_standing[Standing.ORDINARY]
+        seen: set[OffloadKey] = set()
+        for key in self._cut():
+            if key not in seen:
+                seen.add(key)
+                yield key
+        for bucket in self._of_session.values():
+            yield from (key for key in bucket if key not in seen)
+        yield from self._of_standing[Standing.PINNED]
+
+    def _cut(self) -> Iterator[OffloadKey]:
+        """Chunks of idle sessions."""
+        if self._prefixes is None or self._sessions is None:
+            return
+        shared: dict[OffloadKey, None] = {}
+        for cut in self._prefixes.victims(self._clock()):
+            for key in self._ends(cut.session, cut.keep):
+                if self._sessions.is_shared(ChunkKey(key)):
+                    shared[key] = None
+                else:
+                    yield key
+        yield from shared
+
+    def _ends(self, session: SessionKey, keep: int) -> Iterator[OffloadKey]:
+        """The session's chunks behind its first ``keep``, the last first; before them, where all
+        go, those that its chain does not name."""
+        bucket = self._of_session.get(session)
+        if not bucket:
+            return
+        assert self._sessions is not None
+        chain = [OffloadKey(key) for key in self._sessions.chain(session) or ()]
+        if not keep:
+            known = set(chain)
+            yield from [key for key in bucket if key not in known]
+        yield from (key for key in reversed(chain[keep:]) if key in bucket)
+
+    def _forget(self, key: OffloadKey) -> None:
+        if key in self._evictable:
+            self.mark_non_evictable(key)
+        self._leave(key)
+        del self.chunks[key]
+        self._standings.pop(key, None)
+        self._owners.pop(key, None)
+
+    def _leave(self, key: OffloadKey) -> None:
+        """Take a chunk out of its bucket."""
+        bucket = self._bucket(key)
+        del bucket[key]
+        owner = self._owners.get(key)
+        if not bucket and owner is not None and self._of_session.get(owner) is bucket:
+            del self._of_session[owner]
+
+    def _bucket(self, key: OffloadKey) -> _Bucket:
+        """Where a chunk belongs."""
+        standing, owner = self._standing(key), self._owners.get(key)
+        if standing is not Standing.ORDINARY or owner is None:
+            return self._of_standing[standing]
+        return self._of_session.setdefault(owner, OrderedDict())
+
+    def _tell(self, sessions: Iterable[SessionKey | None]) -> None:
+        """Tell the policy how much of these is here now."""
+        if self._prefixes is None:
+            return
+        now = self._clock()
+        for session in sorted(each for each in sessions if each is not None):
+            self._prefixes.holds(session, self.held(session), now)
 
     def _standing(self, key: OffloadKey) -> Standing:
         return self._standings.get(key, Standing.ORDINARY)
@@ -91,10 +243,6 @@ class RankedLru(LRUCachePolicy):
             self._standings.pop(key, None)
         else:
             self._standings[key] = standing
-
-    def _leave(self, key: OffloadKey) -> None:
-        if self._standings.pop(key, None) is _PINNED and key in self._evictable:
-            self.idle_pinned -= 1
 
 
 _PINNED = Standing.PINNED

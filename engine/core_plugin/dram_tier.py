@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Iterable
 
 from cache_tiers.types import ChunkKey, Standing
-from engine.core_plugin.dram_policy import RankedLru
+from engine.core_plugin.dram_policy import DramPolicy
+from engine.core_plugin.owner import owner_of
 from engine.core_plugin.vllm_compat import (
     CPUPrimaryTierOffloadingManager,
     OffloadKey,
@@ -18,7 +19,7 @@ class DramTier(CPUPrimaryTierOffloadingManager):
 
     def __init__(self, num_chunks: int, mmap_region: SharedOffloadRegion) -> None:
         super().__init__(num_chunks=num_chunks, mmap_region=mmap_region)
-        self.order = RankedLru(num_chunks)
+        self.order = DramPolicy(num_chunks)
         """In which chunks go."""
         self._policy = self.order
         self.break_oldest_pin: Callable[[], bool] = lambda: False
@@ -45,11 +46,15 @@ class DramTier(CPUPrimaryTierOffloadingManager):
     def prepare_store(
         self, keys: Collection[OffloadKey], req_context: ReqContext
     ) -> PrepareStoreOutput | None:
-        """vLLM's, and breaks the oldest pins for what finds no other room."""
+        """vLLM's, and breaks the oldest pins for what finds no other room. What comes is the
+        session's that the context names."""
         new = sum(self._policy.get(key) is None for key in keys)
         while self.spare() < new <= self.room() and self.break_oldest_pin():
             pass
-        return super().prepare_store(keys, req_context)
+        prepared: PrepareStoreOutput | None = super().prepare_store(keys, req_context)
+        if prepared is not None and (session := owner_of(req_context)) is not None:
+            self.order.own(prepared.keys_to_store, session)
+        return prepared
 
     def rank(self, keys: Iterable[ChunkKey], standing: Standing) -> None:
         """Say what chunks are worth; those that are not here are passed over."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Standing, Tier
 from engine.core_plugin.dram_tier import DramTier
-from engine.core_plugin.ssd_tier import Owner, SsdTier, TierResult
+from engine.core_plugin.owner import Owner
+from engine.core_plugin.ssd_tier import SsdTier, TierResult
 from engine.core_plugin.vllm_compat import (
     CacheHitSource,
     CPULoadStoreSpec,

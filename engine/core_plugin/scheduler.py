@@ -20,10 +20,10 @@ from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import LOAD_PATIENCE_S, Loads, split_by_chunk
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
+from engine.core_plugin.owner import Owner
 from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
 from engine.core_plugin.sessions_view import SessionChunks
-from engine.core_plugin.ssd_tier import Owner
 from engine.core_plugin.vllm_compat import (
     GPULoadStoreSpec,
     KVConnectorOutput,

@@ -19,6 +19,7 @@ from cache_tiers.endurance.budget import WriteBudget
 from cache_tiers.manifest import Manifests
 from cache_tiers.store import ChunkStore, Reading, ReadOutcome, WriteOutcome
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Standing
+from engine.core_plugin.owner import owner_of
 from engine.core_plugin.public_prefix import OWNER as PUBLIC
 from engine.core_plugin.ssd_metrics import SsdMetrics, definitions
 from engine.core_plugin.vllm_compat import (
@@ -58,13 +59,6 @@ class TierResult(JobResult):
     """A job's result and, for chunks that could not be read, why."""
 
     reasons: dict[ChunkKey, MissReason] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose chunks a job writes; kept in the job's request context."""
-
-    session: SessionKey
 
 
 @dataclass(slots=True)
@@ -153,8 +147,7 @@ class SsdTier(SecondaryTierManager):
         if not keys:
             self._end(job_metadata, keys, {}, 0.0)
             return
-        owner = job_metadata.req_context.get_state(Owner)
-        session = owner.session if owner else NOBODY
+        session = owner_of(job_metadata.req_context) or NOBODY
         owners = [PUBLIC if key in self.public else session for key in keys]
         self._writing.update(keys)
 

@@ -46,8 +46,7 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.kv_offload.config import OffloadingConfig
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
-from vllm.v1.kv_offload.cpu.policies.base import ChunkStatus
-from vllm.v1.kv_offload.cpu.policies.lru import LRUCachePolicy
+from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 from vllm.v1.kv_offload.factory import OffloadingSpecFactory
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
@@ -69,6 +68,7 @@ __all__ = [
     "CPULoadStoreSpec",
     "CPUPrimaryTierOffloadingManager",
     "CacheHitSource",
+    "CachePolicy",
     "CanonicalKVCaches",
     "ChunkStatus",
     "GPULoadStoreSpec",
@@ -79,7 +79,6 @@ __all__ = [
     "KVConnectorOutput",
     "KVConnectorRole",
     "KVConnectorTransferResults",
-    "LRUCachePolicy",
     "LoadStoreSpec",
     "LookupResult",
     "Medium",
