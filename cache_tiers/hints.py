@@ -182,6 +182,10 @@ class Poll(_Wire, frozen=True):
     """Do what is due. Replied to with ``Pulse``."""
 
 
+Hint = TurnEnded | Arriving | Expect | Poll
+"""What the engine may decide by, told at any time; it answers with a ``Pulse`` at once."""
+
+
 class GetForesight(_Wire, frozen=True):
     """Ask for ``Foresight``."""
 

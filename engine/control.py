@@ -79,6 +79,14 @@ class Control:
         """What each tenant holds."""
         return (await self._ask(hints.GetUsage(), hints.Usage)).tenants
 
+    async def hint(self, hint: hints.Hint) -> hints.Pulse:
+        """Tell what the engine may decide by."""
+        return await self._ask(hint, hints.Pulse)
+
+    async def foresight(self) -> hints.Foresight:
+        """How well returns are predicted."""
+        return await self._ask(hints.GetForesight(), hints.Foresight)
+
     async def _ask(self, command: hints.Command, kind: type[R]) -> R:
         reply = hints.decode_reply(await self._call(hints.encode(command)))
         if isinstance(reply, hints.Failure):

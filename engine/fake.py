@@ -17,15 +17,19 @@ from cache_tiers.hints import (
     BrokenPin,
     Dropped,
     EngineInfo,
+    Foresight,
+    Hint,
     KvReport,
     Miss,
     Pinned,
     Prefetched,
+    Pulse,
     SessionKv,
     TenantBytes,
 )
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.fake_cache import CHUNK_BYTES, FakeCache, FakeDisk
+from engine.fake_foresight import FakeForesight
 from engine.fake_routes import fake_app
 from engine.fake_tokens import END_OF_TURN, encode, token_id
 from engine.port import EngineDead, Generation, TurnContext, current_turn
@@ -65,8 +69,11 @@ class FakeEngine:
         self.max_model_len = max_model_len
         self.aborted = 0
         """Generations that their client left."""
+        self.told: list[Hint] = []
+        """Every hint, in order."""
         self._model = model
         self._cache = FakeCache(self.disk, tokens_per_chunk)
+        self._foresight = FakeForesight(self._cache)
         self._clock = clock
         self._pace = pace
         self._dead = False
@@ -98,7 +105,12 @@ class FakeEngine:
 
     async def status(self, session: SessionKey) -> SessionKv:
         self.check_alive()
-        return self._cache.status(session)
+        now = self._clock()
+        return msgspec.structs.replace(
+            self._cache.status(session),
+            back_in_s=self._foresight.back(session, 0.5, now),
+            back_by_s=self._foresight.back(session, 0.9, now),
+        )
 
     async def park(self, session: SessionKey) -> SessionKv:
         self.check_alive()
@@ -119,6 +131,7 @@ class FakeEngine:
 
     async def drop(self, session: SessionKey) -> Dropped:
         self.check_alive()
+        self._foresight.forget(session, self._clock())
         return self._cache.drop(session)
 
     async def held_sessions(self) -> list[SessionKv]:
@@ -156,6 +169,15 @@ class FakeEngine:
     async def usage(self) -> list[TenantBytes]:
         self._expire()
         return self._cache.usage()
+
+    async def hint(self, hint: Hint) -> Pulse:
+        self.check_alive()
+        self.told.append(hint)
+        return self._foresight.take(hint, self._clock())
+
+    async def foresight(self) -> Foresight:
+        self.check_alive()
+        return self._foresight.foresight()
 
     async def stop(self, drain_s: float) -> None:  # noqa: ARG002
         self._dead = True
@@ -195,6 +217,7 @@ class FakeEngine:
         turn.generations.append(generation)
         if len(turn.generations) == 1 and turn.on_begin is not None:
             turn.on_begin()
+        self._foresight.returned(turn.session, self._clock())
         came_with = self._cache.begin(turn.session)
         admitted = self._cache.read(turn.session, turn.cache_salt, tokens)
         cached = admitted.prompt - admitted.computed

@@ -65,7 +65,13 @@ class FakeCache:
     device: set[ChunkKey] = field(default_factory=set)
     dram: set[ChunkKey] = field(default_factory=set)
     prefetched: set[ChunkKey] = field(default_factory=set)
-    """Of ``dram``, what a prefetch brought."""
+    """Of ``dram``, what a prefetch brought and nobody has asked for."""
+    fetched: int = 0
+    """Chunks that prefetches brought, ever."""
+    used: int = 0
+    """Of these, those that a request then found."""
+    wasted: int = 0
+    """Of these, those that left again before."""
     parked: set[SessionKey] = field(default_factory=set)
     running: Counter[SessionKey] = field(default_factory=Counter)
     pins: PinBook = field(default_factory=lambda: PinBook(PIN_BUDGETS))
@@ -106,6 +112,7 @@ class FakeCache:
             hits += 1
         if reason is None:
             reason = self._why(session, usable, hits)
+        self.used += prefetched // size
         self._raise(usable[:hits], self.device)
         self.parked.discard(session)
         loaded = count[Tier.DRAM] + count[Tier.SSD]
@@ -188,7 +195,7 @@ class FakeCache:
             while self.standing(victim, tier) is Standing.PINNED:
                 self.pins.break_oldest(tier, "others needed the room")
             held.discard(victim)
-            self.prefetched.intersection_update(self.dram)
+            self._waste()
 
     def standing(self, key: ChunkKey, tier: Tier) -> Standing:
         """What decides when ``key`` is evicted."""
@@ -226,7 +233,12 @@ class FakeCache:
             for tier in (Tier.DEVICE, Tier.DRAM):
                 if not self.pins.is_pinned(key, tier):
                     self.tiers()[tier].discard(key)
-        self.prefetched.intersection_update(self.dram)
+        self._waste()
+
+    def below_dram(self, session: SessionKey) -> bool:
+        """Whether a prefetch of the session would bring something."""
+        chain = self.disk.lineage.chain(session) or ()
+        return any(key not in self.device and key not in self.dram for key in chain)
 
     def prefetch(self, session: SessionKey) -> int:
         """Bring the session's chunks to DRAM up to the first that it cannot; returns how many."""
@@ -237,6 +249,7 @@ class FakeCache:
                 break
             ready.append(key)
             if not above:
+                self.fetched += 1
                 self.prefetched.add(key)
                 self.dram.add(key)
         self.parked.discard(session)
@@ -289,6 +302,12 @@ class FakeCache:
         tier.update(keys)
         self.prefetched.difference_update(keys)
 
+    def _waste(self) -> None:
+        gone = self.prefetched - self.dram
+        self.wasted += len(gone)
+        self.prefetched -= gone
+
     def _forget(self, keys: set[ChunkKey]) -> None:
-        for tier in (self.device, self.dram, self.prefetched, self.disk.chunks, self.disk.corrupt):
+        for tier in (self.device, self.dram, self.disk.chunks, self.disk.corrupt):
             tier -= keys
+        self._waste()

@@ -21,9 +21,12 @@ from cache_tiers.hints import (
     BrokenPin,
     Dropped,
     EngineInfo,
+    Foresight,
+    Hint,
     KvReport,
     Pinned,
     Prefetched,
+    Pulse,
     SessionKv,
     TenantBytes,
 )
@@ -153,6 +156,15 @@ class EnginePort(Protocol):
 
     async def usage(self) -> list[TenantBytes]:
         """What each tenant holds."""
+        ...
+
+    async def hint(self, hint: Hint) -> Pulse:
+        """Tell what the engine may decide by. It answers at once: what follows from it, it does
+        later."""
+        ...
+
+    async def foresight(self) -> Foresight:
+        """How well it predicts when sessions are back, and what that was good for."""
         ...
 
     async def stop(self, drain_s: float) -> None:

@@ -163,6 +163,14 @@ class VllmEngine:
         """See EnginePort."""
         return await self._control.usage()
 
+    async def hint(self, hint: hints.Hint) -> hints.Pulse:
+        """See EnginePort."""
+        return await self._control.hint(hint)
+
+    async def foresight(self) -> hints.Foresight:
+        """See EnginePort."""
+        return await self._control.foresight()
+
     async def stop(self, drain_s: float) -> None:
         """See EnginePort. The flush is bounded: what is not on SSD by then is recomputed later."""
         llm, self._llm = self._llm, None
