@@ -1,0 +1,95 @@
+"""What to bring up before anybody asks for it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cache_tiers.eviction.by_importance import ByImportance
+from cache_tiers.importance import Importance
+from cache_tiers.prefetch.types import Fetch, Plan, Shortfall
+from cache_tiers.types import SessionKey
+
+MARGIN = 2.0
+"""What comes must be worth so many times what goes for it. Two sessions would have to differ by its
+square to change places twice; see docs/decisions/0013."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    worth: float
+    session: SessionKey
+    here: int
+    upto: int
+
+
+class DeadlinePlanner:
+    """``Planner``: fetches what is worth more here than what goes for it, so that a session is back
+    in the tier just before it is back.
+
+    A session's worth rises until its return can be expected within the time that its load takes
+    (``importance.py`` looks that far ahead), and falls when it is overdue: that starts and cancels
+    fetches. Free room is used first. What a fetch displaces must be worth clearly less, by
+    ``margin``; one that is under way goes on until it is worth less than that. The end of a chain
+    that loads within the lead is left where it is, so where a whole chain does, nothing is fetched.
+
+    ``order`` is the policy of the same tier, and names what would go.
+    """
+
+    def __init__(
+        self, importance: Importance, order: ByImportance, *, margin: float = MARGIN
+    ) -> None:
+        self._importance = importance
+        self._order = order
+        self._margin = margin
+        self._under_way: frozenset[SessionKey] = frozenset()
+
+    def plan(self, shortfalls: Iterable[Shortfall], room: int, now: float) -> Plan:
+        """See ``Planner``."""
+        if not self._importance.trusted:
+            self._under_way = frozenset()
+            return Plan()
+        wanted = [each for each in (self._want(s, now) for s in shortfalls) if each is not None]
+        if not wanted:
+            self._under_way = frozenset()
+            return Plan()
+        wanted.sort(key=lambda each: (-each.worth, each.session))
+        fetches = self._grant(wanted, max(0, room), now)
+        self._under_way = frozenset(fetch.session for fetch in fetches)
+        next_at = min(self._importance.changes_at(each.session) for each in wanted)
+        return Plan(fetches, None if next_at == math.inf else next_at)
+
+    def _want(self, shortfall: Shortfall, now: float) -> _Wanted | None:
+        upto = self._importance.needed(shortfall.session, shortfall.chunks)
+        if upto <= shortfall.here:
+            return None
+        worth = self._importance.worth(shortfall.session, upto, shortfall.chunks, now)
+        if worth <= 0:
+            return None
+        return _Wanted(worth, shortfall.session, shortfall.here, upto)
+
+    def _grant(self, wanted: list[_Wanted], room: int, now: float) -> list[Fetch]:
+        """Room for each, the most worth first: what is free, then what is worth the least."""
+        ranked = self._order.ranked(now)
+        room += sum(each.held - each.needed for each in ranked)
+        left = {each.session: each.needed for each in ranked}
+        victims = [each for each in reversed(ranked) if each.needed]
+        displaced = set()
+        fetches = []
+        for each in wanted:
+            if each.session in displaced:
+                continue
+            margin = 1.0 if each.session in self._under_way else self._margin
+            upto = min(each.upto, each.here + room)
+            room -= upto - each.here
+            while upto < each.upto and victims and victims[-1].worth * margin < each.worth:
+                victim = victims[-1].session
+                taken = min(each.upto - upto, left[victim]) if victim != each.session else 0
+                if taken:
+                    displaced.add(victim)
+                left[victim] -= taken
+                upto += taken
+                if not taken or not left[victim]:
+                    victims.pop()
+            if upto > each.here:
+                fetches.append(Fetch(each.session, upto))
+        return fetches

@@ -1,0 +1,91 @@
+"""What chunks are worth: when a session is back, and what its chunks cost."""
+
+import math
+
+import pytest
+
+from cache_tiers.importance import Importance, chunk_worth, return_rate
+from cache_tiers.types import SessionKey, Standing
+from tests.outlooks import FakeCosts, FakeReturns, Never, Sharp, Steady
+
+CHUNK = 16
+
+
+A = SessionKey("t/a")
+
+
+def importance(returns: FakeReturns, costs: FakeCosts, below: int | None = None) -> Importance:
+    on_ssd = None if below is None else lambda _: below
+    return Importance(returns, costs, chunk_tokens=CHUNK, below=on_ssd)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 2.0])
+def test_a_constant_hazard_is_its_own_rate(rate: float) -> None:
+    assert return_rate(Steady(rate), 3.0) == pytest.approx(rate, rel=0.01)
+
+
+def test_a_return_to_come_counts_for_the_time_that_is_waited_for_it() -> None:
+    assert return_rate(Sharp(60), 0.0) == pytest.approx(1 / 60, rel=0.1)
+    assert return_rate(Sharp(60), 50.0) == pytest.approx(1 / 10, rel=0.1)
+
+
+def test_a_return_within_the_time_of_a_load_counts_as_if_it_were_now() -> None:
+    assert return_rate(Sharp(60), 54.0, ahead_s=5.0) < 0.2
+    assert return_rate(Sharp(60), 55.5, ahead_s=5.0) > 5
+
+
+def test_who_never_returns_is_worth_nothing() -> None:
+    assert return_rate(Never(), 10.0) == 0.0
+
+
+def test_worth_is_the_rate_times_the_load_of_a_chunk() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Steady(0.1))
+    worth = importance(returns, FakeCosts(chunk_s=0.02)).worth(A, 10, 10, now=5.0)
+    assert worth == pytest.approx(0.1 * 0.02, rel=0.01)
+
+
+def test_where_computing_is_faster_that_is_what_counts() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Steady(0.1))
+    costs = FakeCosts(chunk_s=5.0, token_s=0.001)
+    worth = importance(returns, costs).worth(A, 10, 10, now=5.0)
+    assert worth == pytest.approx(0.1 * CHUNK * 0.001, rel=0.01)
+
+
+def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Steady(0.1))
+    lowest = importance(returns, FakeCosts(token_s=0.001, late_s=0.0001), below=0)
+    short, long = lowest.worth(A, 10, 10, now=5.0), lowest.worth(A, 100, 100, now=5.0)
+    assert long > 3 * short
+
+
+def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
+    returns = FakeReturns()
+    costs = FakeCosts(chunk_s=0.01, lead_s=0.035)
+    assert importance(returns, costs).needed(A, 10) == 7
+    assert importance(returns, costs).needed(A, 2) == 0
+    assert importance(returns, costs, below=9).needed(A, 10) == 10
+
+
+def test_nothing_is_known_of_a_session_that_is_not_away() -> None:
+    assert importance(FakeReturns(), FakeCosts()).worth(A, 10, 10, now=0.0) == 0.0
+
+
+def test_a_rate_is_taken_from_memory_for_a_while_but_not_into_the_next_gap() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Sharp(1000.0))
+    score = importance(returns, FakeCosts())
+    first = score.worth(A, 10, 10, now=100.0)
+    assert score.worth(A, 10, 10, now=score.changes_at(A) - 0.01) == first
+    assert score.worth(A, 10, 10, now=score.changes_at(A)) > first
+    returns.expect(A, Never(), since=101.0)
+    assert score.worth(A, 10, 10, now=101.0) == 0.0
+
+
+def test_sharing_adds_up_supersession_is_nothing_and_a_lease_is_more_than_all() -> None:
+    assert chunk_worth(Standing.ORDINARY, [0.1, 0.3]) == pytest.approx(0.4)
+    assert chunk_worth(Standing.ORDINARY, [0.1, 0.3], attention=0.5) == pytest.approx(0.2)
+    assert chunk_worth(Standing.SUPERSEDED, [0.1, 0.3]) == 0.0
+    assert chunk_worth(Standing.PINNED, []) == math.inf
