@@ -9,6 +9,7 @@ what came before (projections, MLP), ``b`` the attention over everything before 
 so attention makes a whole prompt quadratic, and a late piece dearer than an early one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORGET = 0.99
@@ -29,6 +30,7 @@ class PrefillCost:
     as its tokens. ``a`` and ``b`` are never negative; both are 0 until something was observed.
     """
 
+    forget: float = FORGET
     _w: float = 0.0
     _x: float = 0.0
     _y: float = 0.0
@@ -40,16 +42,20 @@ class PrefillCost:
 
         One of fewer than ``LEAST_TOKENS``, and what cannot be a prefill, is ignored.
         """
-        tokens = end - start
-        if start < 0 or tokens < LEAST_TOKENS or ms <= 0:
+        self.observe_together([(start, end)], ms)
+
+    def observe_together(self, pieces: Sequence[tuple[int, int]], ms: float) -> None:
+        """As ``observe``, of pieces ``(start, end)`` that were computed at one time."""
+        tokens = sum(end - start for start, end in pieces)
+        if any(not 0 <= start <= end for start, end in pieces) or tokens < LEAST_TOKENS or ms <= 0:
             return
-        x = (start + end) / 2
+        x = sum((start + end) / 2 * (end - start) for start, end in pieces) / tokens
         y = ms / tokens
-        self._w = self._w * FORGET + tokens
-        self._x = self._x * FORGET + tokens * x
-        self._y = self._y * FORGET + tokens * y
-        self._xx = self._xx * FORGET + tokens * x * x
-        self._xy = self._xy * FORGET + tokens * x * y
+        self._w = self._w * self.forget + tokens
+        self._x = self._x * self.forget + tokens * x
+        self._y = self._y * self.forget + tokens * y
+        self._xx = self._xx * self.forget + tokens * x * x
+        self._xy = self._xy * self.forget + tokens * x * y
 
     def cost(self, start: int, end: int) -> float:
         """Milliseconds to compute the tokens ``start … end``; 0 before the first observation."""

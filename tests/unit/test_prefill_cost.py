@@ -83,3 +83,20 @@ def test_what_cannot_be_a_prefill_is_ignored(start: int, end: int, ms: float) ->
     cost = PrefillCost()
     cost.observe(start, end, ms)
     assert cost == PrefillCost()
+
+
+def test_pieces_of_several_prompts_are_learned_from_together() -> None:
+    cost = PrefillCost()
+    for pieces in ([(0, 500), (3000, 3400)], [(0, 900)], [(100, 200), (5000, 6000), (7, 7)]):
+        ms = sum(_true(1.5, 0.0007, start, end) for start, end in pieces)
+        cost.observe_together(pieces, ms)
+    assert cost.cost(0, 6016) == pytest.approx(_true(1.5, 0.0007, 0, 6016))
+
+
+def test_one_that_forgets_sooner_follows_sooner() -> None:
+    slow, quick = PrefillCost(), PrefillCost(forget=0.5)
+    for cost in (slow, quick):
+        for ms in (1000, 1000, 1000, 5000, 5000, 5000):
+            cost.observe(0, 1000, ms)
+    assert slow.cost(0, 1000) == pytest.approx(3000, rel=0.1)
+    assert quick.cost(0, 1000) > 4400

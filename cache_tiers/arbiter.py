@@ -1,0 +1,148 @@
+"""Load or compute: how much of what a request finds below the device is worth loading. Pure.
+
+**Where to cut.** A load brings the first ``k`` of ``n`` chunks found; what is behind is computed.
+The request waits
+
+    T(k) = load(k) + C(e(k), p)        e(k): the token behind chunk k;  p: the prompt's end
+
+``load(0) = 0``; otherwise it is a fixed cost, and for each chunk what its tier takes. ``C`` is the
+integral of a token's price ``a + b·x`` (``prefill_cost.py``), which is never less at a later token.
+While ``k`` moves through chunks of one tier, each step adds the same to ``load`` and takes a
+chunk's price from ``C``, and that only grows. So the steps of ``T`` only fall: ``T`` is concave
+there, and least at an end. The best cut is therefore the end of a run of chunks of one tier, or
+nothing: these are all that are tried. The engine's step for the tail is the same in all of them,
+and not counted.
+
+**While it runs.** Tiers become slow, and disks stop. At any moment the load has cost ``t`` seconds
+and brought ``k`` chunks, worth ``C(e(0), e(k))``. It is cut, and the rest computed, when
+
+1. the rest would take longer to load than to compute, as the tiers go now; or
+2. its deficit ``t − C(e(0), e(k))`` is larger than it was agreed to become on the way, by more than
+   ``SLACK`` of all that it may save, ``C(e(0), e(n))``.
+
+A load that is cut costs, beyond computing everything, its deficit. By the second rule that is at
+most what was agreed to (mostly the time to the first chunk) and ``SLACK`` of a miss, whatever the
+tier does: as in the rental of skis (Karlin et al. 1988) one pays a little longer for what may turn
+out well, and stops when what was lost reaches a share of the price of buying. The chunks that came
+stay.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from cache_tiers.types import Tier
+
+SLACK = 0.05
+"""By so much of a miss a hit may be slower, at the worst."""
+_CAUTION = 1.1
+"""A load must seem to be so much faster than computing: what is expected is off by a few percent,
+and of two that take as long, computing is the one without surprises."""
+
+
+class LoadCosts(Protocol):
+    """In seconds."""
+
+    def fetch_s(self, dram: int, ssd: int, *, busy: bool) -> float:
+        """To have so many chunks by tier on the device; ``busy``: while the engine computes for
+        others."""
+        ...
+
+    def compute_s(self, start_token: int, end_token: int) -> float:
+        """See ``Costs``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Chunks that follow each other, all in one tier."""
+
+    tier: Tier
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """What a request finds below the device."""
+
+    start: int
+    """Tokens of the prompt that are on the device."""
+    prompt: int
+    """Tokens of the prompt."""
+    chunk_tokens: int
+    runs: Sequence[Run]
+    """From ``start`` on, in prefix order."""
+    busy: bool = False
+    """Whether the engine computes for others meanwhile."""
+
+    @property
+    def chunks(self) -> int:
+        """Found."""
+        return sum(run.chunks for run in self.runs)
+
+    def upto(self, chunks: int) -> tuple[int, int]:
+        """Of the first so many, those in DRAM and those on SSD."""
+        counts = {Tier.DRAM: 0, Tier.SSD: 0}
+        for run in self.runs:
+            taken = min(chunks, run.chunks)
+            counts[run.tier] += taken
+            chunks -= taken
+        return counts[Tier.DRAM], counts[Tier.SSD]
+
+    def end(self, chunks: int) -> int:
+        """The token behind so many; the prompt's last one is always computed."""
+        return min(self.start + chunks * self.chunk_tokens, self.prompt - 1)
+
+
+class Bargain:
+    """A load that was agreed to: ``chunks`` of a hit, none of them when computing is better."""
+
+    def __init__(self, hit: Hit, chunks: int, costs: LoadCosts) -> None:
+        self.hit = hit
+        self.chunks = chunks
+        self._costs = costs
+        self._agreed_s = max(self._deficits(), default=0.0)
+
+    def holds(self, arrived: int, elapsed_s: float) -> bool:
+        """Whether to go on, ``elapsed_s`` after the load began, with the first ``arrived`` chunks
+        on the device or in DRAM."""
+        worth_s = self._worth_s(0, arrived)
+        allowed_s = self._agreed_s + SLACK * self._worth_s(0, self.chunks)
+        if elapsed_s - worth_s > allowed_s:
+            return False
+        return self._rest_s(arrived) <= (1 + SLACK) * self._worth_s(arrived, self.chunks)
+
+    def _deficits(self) -> list[float]:
+        """As it is expected to go: what will have been spent when the next chunk comes, less what
+        those before it are worth."""
+        fetched = (self._fetch_s(k + 1) for k in range(self.chunks))
+        return [spent - self._worth_s(0, k) for k, spent in enumerate(fetched)]
+
+    def _rest_s(self, arrived: int) -> float:
+        """To load what has not arrived, as the tiers go now."""
+        if arrived >= self.chunks:
+            return 0.0
+        return self._fetch_s(self.chunks) - self._fetch_s(arrived)
+
+    def _fetch_s(self, chunks: int) -> float:
+        dram, ssd = self.hit.upto(chunks)
+        return self._costs.fetch_s(dram, ssd, busy=self.hit.busy)
+
+    def _worth_s(self, first: int, behind: int) -> float:
+        return self._costs.compute_s(self.hit.end(first), self.hit.end(behind))
+
+
+def choose(hit: Hit, costs: LoadCosts) -> Bargain:
+    """The best part of a hit to load."""
+    cuts = [0, *accumulate(run.chunks for run in hit.runs)]
+
+    def waiting_s(cut: int) -> float:
+        computing = costs.compute_s(hit.end(cut), hit.prompt)
+        if not cut:
+            return computing
+        dram, ssd = hit.upto(cut)
+        return _CAUTION * costs.fetch_s(dram, ssd, busy=hit.busy) + computing
+
+    # Of equals the longest: what is loaded leaves the engine to others.
+    return Bargain(hit, min(reversed(cuts), key=waiting_s), costs)
