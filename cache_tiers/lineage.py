@@ -75,6 +75,10 @@ class Lineage:
         keys = dict.fromkeys(key for left in lists for key in left)
         return [key for key in keys if self.is_superseded(key)]
 
+    def keepers(self, key: ChunkKey) -> int:
+        """How many sessions hold ``key`` and have not left it behind."""
+        return self._manifests.keepers(key)
+
     def has_other_holders(self, session: SessionKey, key: ChunkKey, *, in_chain: bool) -> bool:
         """Whether another session holds ``key``; ``in_chain``: whether this one's chain does."""
         own = in_chain + (key in self._get(session + _ASIDE))

@@ -7,11 +7,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from cache_tiers import hints
+from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.admittance import Admittance
 from engine.core_plugin.device_blocks import DeviceBlocks
-from engine.core_plugin.device_fill import DeviceFill
+from engine.core_plugin.device_fill import KEEP_SHARE, DeviceFill
+from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.operations import (
@@ -28,6 +32,9 @@ from engine.core_plugin.usage import UsageOperation
 
 logger = logging.getLogger(__name__)
 
+FILL_MS = 10_000
+"""A fill that nobody has set a deadline takes at most so long."""
+
 
 class SchedulerSide(Protocol):
     """What the desk needs of the connector's scheduler side."""
@@ -35,6 +42,7 @@ class SchedulerSide(Protocol):
     manager: TierManager
     sessions: SessionChunks
     admittance: Admittance
+    foresight: Foresight
     tokens_per_chunk: int
     info: hints.EngineInfo
 
@@ -42,6 +50,7 @@ class SchedulerSide(Protocol):
     def report(self, external_id: str) -> hints.KvReport | None: ...
     def keys_of_running(self) -> set[ChunkKey]: ...
     def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None: ...
+    def poll_foresight(self) -> None: ...
 
     @property
     def can_fill(self) -> bool: ...
@@ -97,9 +106,11 @@ class ControlDesk:
             case hints.Park(session):
                 return self._run(session, lambda now: ParkOperation(self, session, now))
             case hints.Prefetch(session, tier, deadline_ms):
-                fills = tier is Tier.DEVICE and self._side.can_fill
-                kind = DeviceFill if fills else PrefetchOperation
-                return self._run(session, lambda now: kind(self, session, deadline_ms, now))
+                if tier is Tier.DEVICE and self._side.can_fill:
+                    return self.fill(session, None, deadline_ms=deadline_ms)
+                return self._run(
+                    session, lambda now: PrefetchOperation(self, session, deadline_ms, now)
+                )
             case hints.Drop(session):
                 return self._run(session, lambda now: DropOperation(self, session, now))
             case hints.Flush():
@@ -115,8 +126,47 @@ class ControlDesk:
                 return hints.encode(self._side.sessions.fork(parent, child, most))
             case hints.Truncate(session, tokens):
                 return self._run(session, lambda now: TruncateOperation(self, session, tokens, now))
+            case hints.TurnEnded(session, awaits, tool, turn, hour, expected_s):
+                self._side.foresight.turn_ended(
+                    TurnEnd(
+                        session=session,
+                        awaits=awaits,
+                        tool=tool,
+                        turn=turn,
+                        hour=hour,
+                        expected_s=expected_s,
+                    )
+                )
+                return self._pulse()
+            case hints.Arriving(session):
+                self._side.foresight.arriving(session)
+                return self._pulse()
+            case hints.Expect(session, expected_s, tool):
+                self._side.foresight.expect(session, expected_s, tool)
+                return self._pulse()
+            case hints.Poll():
+                self._side.poll_foresight()
+                return self._pulse()
+            case hints.GetForesight():
+                return hints.encode(self._side.foresight.told())
             case hints.GetUsage():
                 return self._run(None, lambda _: UsageOperation(self._side.sessions, self.manager))
+
+    def fill(
+        self,
+        session: SessionKey,
+        upto: int | None,
+        keep_share: float = KEEP_SHARE,
+        *,
+        deadline_ms: int = FILL_MS,
+    ) -> "Future[bytes]":
+        """Bring the session's first ``upto`` chunks to the device."""
+        return self._run(
+            session,
+            lambda now: DeviceFill(
+                self, session, deadline_ms, now, upto=upto, keep_share=keep_share
+            ),
+        )
 
     def poll(self, now: float) -> None:
         """Give open operations their turn: of one session's, the first; the others wait for it."""
@@ -144,8 +194,11 @@ class ControlDesk:
         return self._side.sessions.chain(session)
 
     def describe(self, session: SessionKey) -> hints.SessionKv:
-        """See SessionsView."""
-        return self._side.sessions.describe(session)
+        """See SessionsView. With when it is expected back."""
+        back_in_s, back_by_s = self._side.foresight.back(session)
+        return msgspec.structs.replace(
+            self._side.sessions.describe(session), back_in_s=back_in_s, back_by_s=back_by_s
+        )
 
     def to_write(self, session: SessionKey) -> Sequence[ChunkKey]:
         """See SessionsView."""
@@ -163,6 +216,7 @@ class ControlDesk:
         """See SessionsView."""
         held, orphans = self._side.sessions.forget(session)
         self._side.admittance.forget(session)
+        self._side.foresight.forget(session)
         # A running request may have found one of them there, and will hold it when it ends.
         gone = set(orphans) - self._side.keys_of_running()
         return Forgotten(
@@ -173,9 +227,10 @@ class ControlDesk:
         """See DeviceFiller."""
         return self._side.sessions.leading_on_device(session)
 
-    def take_blocks(self, most: int) -> list[int]:
-        """See DeviceFiller. A quarter of the idle blocks is left to requests."""
-        return self._device.take(most, keep_share=0.25)
+    def take_blocks(self, most: int, keep_share: float) -> list[int]:
+        """See DeviceFiller."""
+        self._side.foresight.make_room_on_device(most)
+        return self._device.take(most, keep_share)
 
     def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None:
         """See DeviceFiller."""
@@ -196,6 +251,9 @@ class ControlDesk:
         device = self._side.sessions.device
         assert device is not None
         return device
+
+    def _pulse(self) -> bytes:
+        return hints.encode(hints.Pulse(self._side.foresight.next_in_s()))
 
     def _run(
         self, session: SessionKey | None, begin: Callable[[float], Operation]

@@ -1,7 +1,7 @@
 """The engine's prefix cache on the device, block by block. Scheduler thread only.
 
 A pin here is a reference, as a running request has one: a block without one is anybody's. So that
-no request waits for a pin, pins are broken before blocks run short (see ``leases.py``).
+no request waits for a pin, pins are broken before blocks run short (see ``standings.py``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,6 +38,10 @@ class DeviceBlocks(Protocol):
 
     def put_first(self, blocks: Iterable[int]) -> None:
         """Evict these, where idle, before all others."""
+        ...
+
+    def empty(self, most: int) -> int:
+        """Up to ``most`` of the blocks that would be allocated next and hold nothing."""
         ...
 
     @property
@@ -95,6 +99,14 @@ class VllmDeviceBlocks:
         for block in idle:
             queue.remove(block)
         queue.prepend_n(idle)
+
+    def empty(self, most: int) -> int:
+        """See DeviceBlocks."""
+        queue = self._pool.free_block_queue
+        block, count = queue.fake_free_list_head.next_free_block, 0
+        while count < most and block is not queue.fake_free_list_tail and block.block_hash is None:
+            block, count = block.next_free_block, count + 1
+        return count
 
     @property
     def total(self) -> int:

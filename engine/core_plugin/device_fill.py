@@ -14,6 +14,9 @@ from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import LOAD_PATIENCE_S
 from engine.core_plugin.operations import PATIENCE_S
 
+KEEP_SHARE = 0.25
+"""Of the idle blocks, what a fill leaves to requests."""
+
 
 class DeviceFiller(Protocol):
     """What a fill needs of the scheduler side."""
@@ -26,8 +29,9 @@ class DeviceFiller(Protocol):
         """Leading chunks of the session that are on the device already."""
         ...
 
-    def take_blocks(self, most: int) -> list[int]:
-        """Up to ``most`` device blocks of which nobody makes use; as many as may be taken."""
+    def take_blocks(self, most: int, keep_share: float) -> list[int]:
+        """Up to ``most`` device blocks of which nobody makes use, the least worth first; leaves
+        ``keep_share`` of the idle ones to requests."""
         ...
 
     def open_fill(self, stream: LoadStream, blocks: Sequence[int]) -> None:
@@ -49,14 +53,23 @@ class DeviceFill:
     """An operation (see ``operations.py``) for engines whose chunk is one block of one group."""
 
     def __init__(
-        self, filler: DeviceFiller, session: SessionKey, deadline_ms: int, now: float
+        self,
+        filler: DeviceFiller,
+        session: SessionKey,
+        deadline_ms: int,
+        now: float,
+        *,
+        upto: int | None = None,
+        keep_share: float = KEEP_SHARE,
     ) -> None:
+        """``upto``: of the session's chunks; None for all."""
         self._filler = filler
         self._session = session
         self._deadline = now + min(deadline_ms / 1000, PATIENCE_S)
         chain = filler.chain(session) or ()
         self._whole = len(chain)
-        blocks = filler.take_blocks(len(chain) - filler.on_device(session))
+        chain = chain[:upto]
+        blocks = filler.take_blocks(len(chain) - filler.on_device(session), keep_share)
         # Asked again: taking blocks may have evicted some of the session's own.
         here = filler.on_device(session)
         items = [

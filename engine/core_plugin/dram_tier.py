@@ -25,10 +25,14 @@ class DramTier(CPUPrimaryTierOffloadingManager):
         self.break_oldest_pin: Callable[[], bool] = lambda: False
         """Asked for room that only pinned chunks can give; False when no pin is left."""
 
+    def free(self) -> int:
+        """Slots that hold nothing."""
+        free: int = self._get_num_free_chunks()
+        return free
+
     def room(self) -> int:
         """Chunks that could be allocated now, by taking free slots or evicting idle chunks."""
-        free: int = self._get_num_free_chunks() + self._num_evictable_cache_chunks
-        return free
+        return self.free() + self._num_evictable_cache_chunks
 
     def spare(self) -> int:
         """As ``room``, without breaking a pin."""

@@ -12,6 +12,8 @@ from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.vllm_compat import CPULoadStoreSpec, GPULoadStoreSpec, TransferJob
 
+FILL = "valet-fill"
+"""In the place of a request's id, for loads that no request asked for."""
 LOAD_PATIENCE_S = 5.0
 """A load without progress for this long is given up and recomputed."""
 
@@ -61,6 +63,11 @@ class Loads:
     def is_open(self, request_id: str) -> bool:
         """Whether a load of the request runs."""
         return any(load.request_id == request_id for load in self._loads)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a request waits for a load."""
+        return any(load.request_id != FILL for load in self._loads)
 
     def give_up(self, request_id: str) -> None:
         """Nobody waits for the request any more: stop its load where it stands."""

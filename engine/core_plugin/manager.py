@@ -97,7 +97,8 @@ class TierManager(TieringOffloadingManager):
     def lookup(
         self, key: OffloadKey, req_context: ReqContext, *, exclude_tier_idx: int | None = None
     ) -> LookupResult:
-        """HIT for what is in DRAM or on SSD; HIT_PENDING for what is just being put into DRAM."""
+        """HIT for what is in DRAM, on SSD or on its way up from there; HIT_PENDING for what is just
+        being saved from the device."""
         self._maybe_process_finished_jobs()
         chunk = ChunkKey(key)
         began = time.monotonic()
@@ -108,9 +109,14 @@ class TierManager(TieringOffloadingManager):
             self._note_origin(req_context, chunk, Tier.DRAM)
             return LookupResult.HIT
         if in_dram is LookupResult.HIT_PENDING:
-            since = self._reading_since.get(chunk, began)
-            hung = began - since > self._pending_patience_s
-            return LookupResult.MISS if hung else LookupResult.HIT_PENDING
+            since = self._reading_since.get(chunk)
+            if since is None:
+                return LookupResult.HIT_PENDING
+            if began - since > self._pending_patience_s:
+                return LookupResult.MISS
+            # A stream takes it as it comes; waiting for all of them would hold up the first.
+            self._note_origin(req_context, chunk, Tier.SSD)
+            return LookupResult.HIT
         if self.ssd is None:
             return LookupResult.MISS
         on_ssd = self.ssd.lookup(key, req_context)
@@ -190,20 +196,25 @@ class TierManager(TieringOffloadingManager):
         now: float,
         *,
         break_pins: bool = True,
+        owner: SessionKey | None = None,
     ) -> None:
         """Pin for ``waiter`` what is in DRAM, and start reading of the rest what fits; a lease on
-        DRAM is broken only where nothing else gives room for a first read, if at all."""
+        DRAM is broken only where nothing else gives room for a first read, if at all. What comes is
+        ``owner``'s there, or nobody's."""
         here = [key for key in keys if self.dram.has(key)]
         if here:
             self.pin(here)
             waiter.on_ready(here, now)
+        for key in keys:
+            if self._reading_since.get(key) == -math.inf:
+                waiter.on_failed(key, MissReason.IO_TIMEOUT)
         away = [key for key in keys if not self.dram.has_or_awaits(key)]
         if self.ssd is None:
             for key in away:
                 waiter.on_failed(key, MissReason.EVICTED)
             return
         while away and (size := min(CHUNKS_PER_READ, self.dram.spare() or (break_pins and 1))):
-            if not self._start_read(away[:size], waiter, now):
+            if not self._start_read(away[:size], waiter, now, owner):
                 return
             away, break_pins = away[size:], False
 
@@ -217,7 +228,7 @@ class TierManager(TieringOffloadingManager):
 
     def rows(self, keys: Sequence[ChunkKey]) -> CPULoadStoreSpec:
         """Rows of chunks that the caller has pinned."""
-        chunks = [self.dram._policy.get(OffloadKey(key)) for key in keys]
+        chunks = [self.dram.order.chunks[OffloadKey(key)] for key in keys]
         return CPULoadStoreSpec([chunk.chunk_id for chunk in chunks])
 
     def write_down(self, session: SessionKey, keys: Sequence[ChunkKey]) -> Sequence[ChunkKey]:
@@ -287,10 +298,14 @@ class TierManager(TieringOffloadingManager):
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _start_read(self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float) -> bool:
+    def _start_read(
+        self, keys: Sequence[ChunkKey], waiter: ReadWaiter, now: float, owner: SessionKey | None
+    ) -> bool:
         """Start one read job; False when DRAM gives no room for it now."""
         assert self.ssd is not None
         context = self._own_context()
+        if owner is not None:
+            context.set_state(Owner(owner))
         allocated = self.dram.prepare_write([OffloadKey(key) for key in keys], context)
         if allocated is None:
             return False

@@ -22,6 +22,8 @@ class RequestRecord:
     held: tuple[ChunkKey, ...] | None
     """The session's chain before this request; None for a session that is not known."""
     admitted: bool = False
+    made_room: bool = False
+    """Whether others have made room on the device for it."""
     device: int = 0
     tokens_by_tier: dict[Tier, int] = field(default_factory=dict)
     prefetched: int = 0

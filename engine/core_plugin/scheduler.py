@@ -12,12 +12,14 @@ from functools import partial
 from typing import Any
 
 from cache_tiers import hints
+from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.admittance import Admittance, Prompt
 from engine.core_plugin.desk import ControlDesk
 from engine.core_plugin.device_blocks import blocks_needed
+from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.loads import LOAD_PATIENCE_S, Loads, split_by_chunk
+from engine.core_plugin.loads import FILL, LOAD_PATIENCE_S, Loads, split_by_chunk
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
 from engine.core_plugin.owner import Owner
@@ -71,10 +73,18 @@ class ValetScheduler(OffloadingConnectorScheduler):
             dram_chunks=self.manager.capacity,
             ssd_enabled=self.manager.ssd is not None,
         )
+        self.costs = LearnedCosts(self.manager.chunk_bytes)
+        self.foresight = Foresight(
+            self.manager, self.sessions, self.costs, tokens_per_chunk=self.tokens_per_chunk
+        )
         self.desk = ControlDesk(self)
+        if self.can_fill:
+            self.foresight.bind(self.desk.fill)
         self._orders = Orders()
         self._awaiting_echo: set[str] = set()
         self._draining: dict[str, float] = {}
+        self._unscheduled: list[str] = []
+        """Requests that have come since the last step."""
 
     # --- requests come and go ------------------------------------------------------------------
 
@@ -85,23 +95,39 @@ class ValetScheduler(OffloadingConnectorScheduler):
         held = self.sessions.chain(session) if session else None
         if session:
             self.sessions.begin_use(session)
+            self.foresight.request_came(session)
             self._req_status[request.request_id].req_context.set_state(Owner(session))
+            self._unscheduled.append(request.request_id)
         self.ledger.begin(request.request_id, session, held)
 
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int, max_num_new_tokens: int | None = None
     ) -> tuple[int | None, bool]:
-        """vLLM's; it allocates blocks next, so pins give way to the request here."""
-        device = self.sessions.device
-        if self.sessions.standings.holds_device and device is not None:
-            sizes = [config.tokens_per_block for config in self.config.kv_group_configs]
-            hashes = request.block_hashes if self.can_fill else None
-            blocks = blocks_needed(device, sizes, request.num_tokens, num_computed_tokens, hashes)
-            self.sessions.standings.make_room_on_device(blocks)
+        """vLLM's; it allocates blocks next, so what is worth less, and pins, give way to the
+        request here. One whose chunks are just being brought to the device waits for them."""
+        if request.session_id:
+            session = SessionKey(request.session_id)
+            self.foresight.asked(session)
+            if self.foresight.is_filling(session):
+                return None, False
+        self._make_room_on_device(request, num_computed_tokens)
         matched: tuple[int | None, bool] = super().get_num_new_matched_tokens(
             request, num_computed_tokens, max_num_new_tokens
         )
         return matched
+
+    def _make_room_on_device(self, request: Any, num_computed_tokens: int) -> None:
+        device, record = self.sessions.device, self.ledger.get(request.request_id)
+        if device is None or record is None:
+            return
+        sizes = [config.tokens_per_block for config in self.config.kv_group_configs]
+        hashes = request.block_hashes if self.can_fill else None
+        blocks = blocks_needed(device, sizes, request.num_tokens, num_computed_tokens, hashes)
+        if not record.made_room:
+            record.made_room = True
+            self.foresight.make_room_on_device(blocks)
+        if self.sessions.standings.holds_device:
+            self.sessions.standings.make_room_on_device(blocks)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Device blocks are allocated: note what was reused; open a stream for what is loaded."""
@@ -113,6 +139,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
             record.device = state.num_locally_computed_tokens
             self._note_public(request, state)
             self._admit(request, state, record)
+            if record.session is not None:
+                self.foresight.fetches.forget(record.session)
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if num_external_tokens == 0:
             return
@@ -135,6 +163,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
             return False, None
         self.loads.give_up(request.request_id)
         superseded = self._remember(request, _chain(state))
+        if request.session_id and self._is_alone(request):
+            self.foresight.request_over(SessionKey(request.session_id))
         report = self.ledger.finish(
             request.request_id, request.num_prompt_tokens, _prompt(state), superseded
         )
@@ -167,6 +197,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         now = time.monotonic()
         self.manager.poll()
         self.sessions.standings.poll(now)
+        self._look_ahead()
         if self.sessions.standings.holds_device and not scheduler_output.total_num_scheduled_tokens:
             self._break_pin_of_the_stuck()
         self._current_batch_load_jobs.update(self.loads.advance(now))
@@ -174,6 +205,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         meta = super().build_connector_meta(step)
         self.desk.poll(now)
+        self.foresight.poll(now, loads_wait=self.loads.waited_for)
         return self._orders.send_with(meta)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
@@ -186,13 +218,30 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     def has_pending_push_work(self) -> bool:
         """Whether the engine must keep stepping without requests."""
-        return super().has_pending_push_work() or bool(self._draining or self.desk or self._orders)
+        own = self._draining or self.desk or self._orders or self.foresight.busy
+        return super().has_pending_push_work() or bool(own)
 
     def is_quiet(self, session: SessionKey | None) -> bool:
         """No request of the session (None: of any) runs or still has chunks to save."""
         if session is None:
             return not self._req_status
         return all(state.req.session_id != session for state in self._req_status.values())
+
+    def poll_foresight(self) -> None:
+        """Plan what is due: the engine may be idle, and does not step by itself."""
+        self.manager.poll()
+        self.foresight.poll(time.monotonic(), loads_wait=self.loads.waited_for)
+
+    def _look_ahead(self) -> None:
+        """Have chunks of requests that wait to be scheduled brought up, once a request, in the
+        order of the queue."""
+        for request_id in self._unscheduled:
+            state, record = self._req_status.get(request_id), self.ledger.get(request_id)
+            if state is None or record is None or record.admitted or record.session is None:
+                continue
+            state.update_offload_keys()
+            self.foresight.look_ahead(record.session, _prompt(state))
+        self._unscheduled.clear()
 
     # --- device fills ----------------------------------------------------------------------------
 
@@ -213,7 +262,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Fill device blocks that no request asked for, beginning with the next step."""
         # Saves that still read these blocks are finished before anything is written to them.
         self._current_batch_allocated_block_ids.update(blocks)
-        self.loads.open("valet-fill", stream, lambda stream, now: None, time.monotonic())
+        self.loads.open(FILL, stream, lambda stream, now: None, time.monotonic())
 
     # --- loads -----------------------------------------------------------------------------------
 

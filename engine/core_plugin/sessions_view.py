@@ -4,6 +4,7 @@ Scheduler thread only. The chains survive a restart (``cache_tiers.lineage``); d
 leases do not.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
@@ -179,6 +180,32 @@ class SessionChunks:
     def leading_on_device(self, session: SessionKey) -> int:
         """Chunks of the session that are on the device, counted from its beginning."""
         return leading(bool(self._cached(names)) for _, names in self._device_names(session))
+
+    def on_device(self, session: SessionKey) -> int:
+        """As ``leading_on_device``, quickly: by bisection, so taking it that what is there is a
+        beginning. Off where blocks in the middle went first; for decisions that may be off."""
+        return self.leading_there(session, self.chain(session) or ())
+
+    def leading_there(self, session: SessionKey, keys: Sequence[ChunkKey]) -> int:
+        """As ``on_device``, of ``keys``, which begin as the session's chain does."""
+
+        def is_away(i: int) -> bool:
+            return not self._cached(self._blocks_of(session, i, keys[i]))
+
+        return bisect_left(range(len(keys)), True, key=is_away)
+
+    def idle_blocks(self, session: SessionKey, keep: int) -> Iterator[int]:
+        """Idle device blocks of the session's chunks behind the first ``keep``, the last first;
+        none of chunks that other sessions hold too."""
+        chain = self.chain(session) or ()
+        for i in reversed(range(keep, self.on_device(session))):
+            if not self.is_shared(chain[i]):
+                blocks = self._cached(self._blocks_of(session, i, chain[i]))
+                yield from (block for block, idle in reversed(blocks) if idle)
+
+    def is_shared(self, key: ChunkKey) -> bool:
+        """Whether more than one session holds the chunk and has not left it behind."""
+        return self.lineage.keepers(key) > 1
 
     def leading_shared(self, session: SessionKey, keys: Iterable[ChunkKey]) -> int:
         """How many of ``keys``, from the first on, a session other than this one holds too."""

@@ -1,5 +1,5 @@
-"""DRAM's order of eviction against lists: standing, then owner, then what the policy of prefixes says;
-chains go from their ends, and pins give way only when they must."""
+"""DRAM's order of eviction against lists: standing, then owner, then what the policy of prefixes
+says; chains go from their ends, and pins give way only when they must."""
 
 from collections.abc import Iterator, Sequence
 
