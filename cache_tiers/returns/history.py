@@ -1,92 +1,112 @@
-"""What one class of gaps has been like so far."""
+"""What the gaps of one class have been like so far."""
 
 from typing import Final
 
 import numpy as np
 
-from cache_tiers.returns.curve import Curve, Grid, Shares
+from cache_tiers.returns.curve import Grid, Shares
 
 _MOST_RETURNING: Final = 0.999
-"""Of those in a bin: nothing is ever certain."""
+"""Of those away when a bin begins: nothing is ever certain."""
 _MATERIAL: Final = 1 / 32
-"""A curve is made anew when this share of its class's gaps has come since."""
+"""Hazards are made anew when this share of the class's gaps has come since."""
+_SPREAD: Final = (0.25, 0.5, 0.25)
+"""A gap counts in its bin and the two beside it: what took 9 s may well take 11 s."""
+
+
+class Tally:
+    """What one gap adds to a class, by the bin that it ended in: to those that came back in each
+    bin, and to those at risk of it, who had not come back before. Shared by all of a grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid: Final = grid
+        bins = grid.bins
+        self.back: Final = np.zeros((bins + 1, 2, bins))
+        """By bin; of the gaps that end beyond the last bin, nobody came back in any."""
+        for row in range(bins):
+            for step, part in zip((-1, 0, 1), _SPREAD, strict=True):
+                self.back[row, 0, min(max(row + step, 0), bins - 1)] += part
+        self.back[:, 1] = self.back[:, 0, ::-1].cumsum(axis=1)[:, ::-1]
+        self.back[bins, 1] = 1.0
+        self.lost: Final = np.zeros((bins + 1, 2, bins))
+        """The same for gaps whose end is not known: they lasted through half of that bin."""
+        self.lost[:, 1] = np.tri(bins + 1, bins, -1) + 0.5 * np.eye(bins + 1, bins)
 
 
 class History:
-    """Counts of gaps by bin, and the curve that follows from them and from the wider class.
+    """An empirical hazard in discrete time: of those still away when a bin began, the share that
+    came back in it. The class that this one is a part of counts like ``strength`` further
+    observations of every bin (the mean of a beta posterior). Old gaps fade: with every
+    ``half_life`` gaps, all that came before count half."""
 
-    Of those that were still away when a bin began, the share that came back in it is an empirical
-    hazard in discrete time; the wider class's counts as ``strength`` further observations of every
-    bin (the mean of a beta posterior).
-    """
+    __slots__ = (
+        "_advantages",
+        "_counts",
+        "_gaps",
+        "_half_life",
+        "_material",
+        "_news",
+        "_returning",
+        "_strength",
+        "_tally",
+        "_wider",
+    )
 
-    def __init__(
-        self, grid: Grid, wider: "History | Shares", *, strength: float, memory: float
-    ) -> None:
-        """``wider``: the class that this one is a part of, or hazards to believe in at first.
-        ``memory``: gaps after which older ones begin to fade."""
-        self.grid = grid
-        self._wider = wider
+    def __init__(self, tally: Tally, *, strength: float, half_life: int) -> None:
+        self._tally = tally
         self._strength = strength
-        self._memory = memory
-        self._back = np.zeros(grid.bins + 1)
-        self._lost = np.zeros(grid.bins + 1)
+        self._half_life = half_life
+        self._counts = np.zeros((2, tally.grid.bins))
         self._gaps = 0.0
-        self._news = 0.0
+        self._news = 0
+        self._material = 1.0
+        self._wider: Shares | None = None
         self._returning: Shares | None = None
-        self._curve: Curve | None = None
-        self._age = 0
-        self._wider_age = -1
+        self._advantages: list[float] | None = None
 
-    def came_back(self, time: float) -> None:
-        """A gap of the class was so long."""
-        self._back[self.grid.bin_of(time)] += 1.0
-        self._counted()
+    def came_back(self, place: int) -> None:
+        """A gap ended in that bin."""
+        self._count(self._tally.back[place])
 
-    def was_lost(self, time: float) -> None:
-        """A gap of the class was at least so long."""
-        self._lost[self.grid.bin_of(time)] += 1.0
-        self._counted()
+    def was_lost(self, place: int) -> None:
+        """A gap lasted into that bin, at least."""
+        self._count(self._tally.lost[place])
 
-    def fade(self, left: float) -> None:
-        """All counts are worth ``left`` (0 … 1) of what they were."""
-        self._back *= left
-        self._lost *= left
-        self._gaps *= left
-        self._returning = None
+    def shrink(self, gaps: float) -> None:
+        """All that was seen counts as ``gaps`` gaps at most from now on."""
+        if self._gaps > gaps:
+            self._counts *= gaps / self._gaps
+            self._gaps = gaps
+            self._wider = None
 
-    def curve(self) -> Curve:
-        """What is expected of a gap of this class."""
-        returning = self.returning()
-        if self._curve is None:
-            self._curve = Curve(self.grid, returning)
-        return self._curve
-
-    def returning(self) -> Shares:
-        """Of those away at each bin's beginning, the share that comes back in it."""
-        wider = self._wider if isinstance(self._wider, np.ndarray) else self._wider.returning()
-        wider_age = 0 if isinstance(self._wider, np.ndarray) else self._wider.age
-        if self._returning is None or self._wider_age != wider_age:
-            # Whoever was lost in a bin is taken to have been away through half of it.
-            left = np.cumsum((self._back + self._lost)[::-1])[::-1]
-            at_risk = left[:-1] - 0.5 * self._lost[:-1]
-            returning = (self._back[:-1] + self._strength * wider) / (at_risk + self._strength)
-            self._returning = np.minimum(returning, _MOST_RETURNING)
-            self._curve = None
-            self._age += 1
-            self._wider_age = wider_age
-            self._news = 0.0
+    def returning(self, wider: Shares) -> Shares:
+        """What is expected of a gap, given what the wider class expects. Neither is to be changed;
+        the same array is given until something material has changed."""
+        if self._returning is None or wider is not self._wider:
+            back, at_risk = self._counts
+            made = (back + self._strength * wider) / (at_risk + self._strength)
+            self._returning = np.minimum(made, _MOST_RETURNING, out=made)
+            self._wider = wider
+            self._advantages = None
+            self._material = self._news + _MATERIAL * self._gaps
         return self._returning
 
-    @property
-    def age(self) -> int:
-        """How often the hazards have changed."""
-        return self._age
+    def advantage(self, wider: Shares, place: int) -> float:
+        """How much likelier, in nats, a gap that ends in that bin is by ``returning(wider)`` than
+        by ``wider`` itself."""
+        returning = self.returning(wider)
+        if self._advantages is None:
+            passed = np.log((1.0 - returning) / (1.0 - wider)).cumsum()
+            back = np.log(returning / wider)
+            self._advantages = [back[0], *(passed[:-1] + back[1:]).tolist(), passed[-1]]
+        return self._advantages[place]
 
-    def _counted(self) -> None:
+    def _count(self, gap: Shares) -> None:
+        self._news += 1
+        if self._news % self._half_life == 0:
+            self._counts *= 0.5
+            self._gaps *= 0.5
+        self._counts += gap
         self._gaps += 1.0
-        self._news += 1.0
-        if self._gaps > self._memory:
-            self.fade(0.5)
-        elif self._news >= _MATERIAL * self._gaps:
-            self._returning = None
+        if self._news >= self._material:
+            self._wider = None

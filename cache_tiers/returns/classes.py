@@ -1,0 +1,127 @@
+"""Classes of gaps, each a part of a wider one, and what they have been like."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from cache_tiers.returns.curve import Grid, Shares
+from cache_tiers.returns.history import History, Tally
+from cache_tiers.returns.types import TurnEnd
+from cache_tiers.types import tenant_of
+
+Name = tuple[str, ...]
+"""Of a class: what it goes by, and which one of those."""
+
+_MOST: Final = 8_192
+"""Classes remembered, those used last: 2.5 KiB each, 4.5 of those announced."""
+_LONGEST_TOOL: Final = 64
+"""Characters of a tool's name."""
+_HOURS: Final = 4
+"""In a time of day."""
+_LATER_TURNS: Final = (2, 5, 15)
+"""Turns with which another part of a session begins."""
+_MERIT_MEMORY: Final = 2000.0
+"""Gaps after which it counts less what time of day or turns were good for."""
+_KEPT_AFTER_SHIFT: Final = 20.0
+"""Gaps that everything seen before a shift is worth together."""
+
+
+class Classes:
+    """From everyone's gaps to a session's own: a class expects what the wider one expects until it
+    has seen gaps of its own, so the narrower is trusted more. In this order:
+
+    everyone's, the tenant's, at this time of day, after so many turns, the session's; and, where
+    the tool's name is known, the tool's everywhere, in the tenant, in the session.
+
+    Time of day and turns are passed over for as long as they have not made gaps likelier that came
+    later: classes that say nothing cost more than they give.
+    """
+
+    def __init__(self, grid: Grid, prior: Shares) -> None:
+        """``prior``: what to expect of everyone at first."""
+        self._tally = Tally(grid)
+        self._prior = prior
+        self._everyone = _shared(self._tally)
+        self._narrower: OrderedDict[Name, History] = OrderedDict()
+        self._merits = {"hour": 0.0, "turn": 0.0}
+
+    @property
+    def grid(self) -> Grid:
+        """The bins that gaps are counted in."""
+        return self._tally.grid
+
+    def __len__(self) -> int:
+        """Classes remembered."""
+        return len(self._narrower) + 1
+
+    def expected(self, end: TurnEnd) -> Shares:
+        """Of a gap that begins with ``end``. Not to be changed."""
+        returning = self._everyone.returning(self._prior)
+        for name in _names(end):
+            if self._helps(name):
+                returning = self._class(name).returning(returning)
+        return returning
+
+    def came_back(self, end: TurnEnd, place: int) -> None:
+        """A gap that began with ``end`` ended in that bin."""
+        wider = self._everyone.returning(self._prior)
+        self._everyone.came_back(place)
+        for name in _names(end):
+            history = self._class(name)
+            helps = self._helps(name)
+            narrower = history.returning(wider)
+            if name[0] in self._merits:
+                merit = self._merits[name[0]] * (1 - 1 / _MERIT_MEMORY)
+                self._merits[name[0]] = merit + history.advantage(wider, place)
+            history.came_back(place)
+            if helps:
+                wider = narrower
+
+    def was_lost(self, end: TurnEnd, place: int) -> None:
+        """A gap that began with ``end`` lasted into that bin, at least."""
+        self._everyone.was_lost(place)
+        for name in _names(end):
+            self._class(name).was_lost(place)
+
+    def shifted(self) -> None:
+        """What was seen so far says little of what will come."""
+        self._everyone.shrink(_KEPT_AFTER_SHIFT)
+        self._narrower.clear()
+        self._merits = dict.fromkeys(self._merits, 0.0)
+
+    def _helps(self, name: Name) -> bool:
+        return self._merits.get(name[0], 1.0) > 0.0
+
+    def _class(self, name: Name) -> History:
+        history = self._narrower.get(name)
+        if history is None:
+            make = _own if name[0].startswith("session") else _shared
+            history = self._narrower[name] = make(self._tally)
+            if len(self._narrower) > _MOST:
+                self._narrower.popitem(last=False)
+        else:
+            self._narrower.move_to_end(name)
+        return history
+
+
+def _names(end: TurnEnd) -> Iterator[Name]:
+    tenant = tenant_of(end.session)
+    yield "tenant", tenant
+    yield "hour", tenant, str(end.hour // _HOURS)
+    yield "turn", tenant, str(sum(end.turn >= turn for turn in _LATER_TURNS))
+    yield "session", end.session
+    if end.tool:
+        tool = end.tool[:_LONGEST_TOOL]
+        yield "tool", tool
+        yield "tenant's tool", tool, tenant
+        yield "session's tool", tool, end.session
+
+
+def _shared(tally: Tally) -> History:
+    return History(tally, strength=16.0, half_life=2000)
+
+
+def _own(tally: Tally) -> History:
+    """A session's: soon believed, and what it does now says more than what it did an hour ago. On
+    recorded coding sessions, half as much or twice as much of either is worse, by 1 % at most."""
+    return History(tally, strength=3.0, half_life=10)
