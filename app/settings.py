@@ -68,6 +68,8 @@ class Settings:
     """A session with fewer is not written to the SSD."""
     ssd_compression: bool
     """Lossless: more capacity, slower reads."""
+    ssd_read_bandwidth: int
+    """Bytes a second that are read from the store at most; 0 for no limit."""
     encryption: bool
     """Of the store."""
     master_key: str = field(repr=False)
@@ -131,6 +133,7 @@ class Settings:
             master_key=self.master_key if self.encryption else None,
             bytes_per_day=self.ssd_writes_per_day,
             compress=self.ssd_compression,
+            read_bytes_per_s=self.ssd_read_bandwidth or None,
         )
 
     @property
@@ -227,6 +230,7 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
         ssd_writes_per_day=setting("ssd_writes_per_day", value.writes_of(ssd), None),
         ssd_minimum_tokens=setting("ssd_minimum_tokens", value.minimum_tokens, 128),
         ssd_compression=setting("ssd_compression", value.switch, False),
+        ssd_read_bandwidth=setting("ssd_read_bandwidth", value.size, 0),
         encryption=setting("encryption", value.switch, True),
         master_key=setting("master_key", value.master_key, f"file:{home / 'master.key'}"),
         database_url=setting("database_url", value.database_url, f"{_SQLITE}{home / 'valet.db'}"),

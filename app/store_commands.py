@@ -20,9 +20,10 @@ from cache_tiers.ssd.encrypted import EncryptedSealer
 from cache_tiers.ssd.files import OsFiles
 from cache_tiers.ssd.installation import Installation, master_key, open_store
 from cache_tiers.ssd.master_key import MasterKeySource, create_key_file
+from cache_tiers.ssd.pace import Pace
 from cache_tiers.ssd.root import Root
 from cache_tiers.ssd.sealer import Sealer
-from cache_tiers.ssd.verify import Pace, Verified, verify
+from cache_tiers.ssd.verify import Verified, verify
 from cache_tiers.store import StoreUnusable
 
 _FILES = OsFiles()

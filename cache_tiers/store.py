@@ -99,6 +99,9 @@ class StoreStats:
     """Refused because the daily write budget was spent."""
     late_reads: int = 0
     """Chunks that did not come before their deadline."""
+    chunks_read: int = 0
+    read_busy_s: float = 0.0
+    """Seconds during which any transfer from the medium was asked for and not over."""
 
 
 class Reading(Protocol):

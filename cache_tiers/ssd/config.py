@@ -1,5 +1,6 @@
 """What one store is of."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class SsdConfig:
     """Evicted at once. Made smaller for a small limit, and never less than a chunk."""
     compress: bool = False
     """Store the exponents of bf16 compressed: more capacity, slower reads."""
+    read_bytes_per_s: float = math.inf
+    """Chunks are read no faster than this."""
     read_threads: int = 8
     """Twice what keeps a drive busy: while one waits for it, another decrypts."""
     read_deadline_s: float = 2.0

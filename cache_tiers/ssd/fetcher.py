@@ -13,6 +13,7 @@ from cache_tiers.ssd.aligned import BufferPool, is_aligned
 from cache_tiers.ssd.codec import Codec
 from cache_tiers.ssd.extent import PAGE_BYTES, Extent
 from cache_tiers.ssd.io_pool import IoPool
+from cache_tiers.ssd.pace import Pace
 from cache_tiers.ssd.reading import Reading
 from cache_tiers.ssd.runs import Run, merge
 from cache_tiers.ssd.segment import Segment
@@ -23,6 +24,8 @@ from cache_tiers.types import ChunkKey
 
 MERGED_BYTES = 8 * 2**20
 """Neighbours are merged into transfers of this size; beyond it they gain nothing (measured)."""
+_PACED_S = 0.125
+"""Where the rate is limited, what a transfer may take of it: chunks come one by one, not late."""
 _SCRATCH_BUFFERS = 3
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ESTALE})
 """Errors that say that what is on the medium is not what this process left there."""
@@ -56,6 +59,7 @@ class Fetcher:
         pool: IoPool,
         events: ReadEvents,
         tally: Tally,
+        pace: Pace,
         clock: Callable[[], float],
         hangs_after_s: float,
     ) -> None:
@@ -65,6 +69,8 @@ class Fetcher:
         self._pool = pool
         self._events = events
         self._tally = tally
+        self._pace = pace
+        self._longest = int(min(MERGED_BYTES, pace.bytes_per_s * _PACED_S))
         self.direct = False
         """Whether the filesystem does direct I/O: set once, before the first read."""
         self._clock = clock
@@ -95,7 +101,7 @@ class Fetcher:
         deadline_s: float,
     ) -> Reading:
         """Begin to read what has a place; the rest is missing."""
-        runs = merge(places, MERGED_BYTES)
+        runs = merge(places, self._longest)
         outcomes = [None if place else ReadOutcome.MISSING for place in places]
         now = self._clock()
         reading = Reading(outcomes, len(runs), now + deadline_s, self._clock, self._on_late)
@@ -105,11 +111,14 @@ class Fetcher:
                 place = places[position]
                 assert place is not None
                 wanted.append(_Wanted(position, keys[position], place, views[position]))
+            self._tally.transfer_asked()
             try:
                 transfer = self._pool.read(partial(self._transfer, reading, run, wanted))
             except RuntimeError:  # the store is closing
+                self._tally.transfer_over()
                 reading.end_run([(chunk.position, ReadOutcome.MISSING) for chunk in wanted])
             else:
+                transfer.add_done_callback(lambda _: self._tally.transfer_over())
                 reading.expect(transfer)
         return reading
 
@@ -121,9 +130,11 @@ class Fetcher:
     def _transfer(self, reading: Reading, run: Run, wanted: Sequence[_Wanted]) -> None:
         outcomes: list[tuple[int, ReadOutcome]] = []
         try:
-            if reading.begin_run():
+            size = run.pages * PAGE_BYTES
+            if reading.begin_run() and self._pace.wait(size, reading.deadline):
                 outcomes = self._fetch(run, wanted)
         finally:
+            self._tally.brought(sum(outcome is ReadOutcome.OK for _, outcome in outcomes))
             reading.end_run(outcomes)
 
     def _fetch(self, run: Run, wanted: Sequence[_Wanted]) -> list[tuple[int, ReadOutcome]]:

@@ -4,6 +4,7 @@ The engine opens it to work with, the command line to look at; both through here
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ class Installation:
     bytes_per_day: int | None = None
     """Of writing; None for as many as come."""
     compress: bool = False
+    read_bytes_per_s: int | None = None
+    """None for as fast as the disk gives them."""
 
     @property
     def keyring(self) -> Path:
@@ -113,6 +116,7 @@ def open_store(
         bytes_limit=installation.bytes_limit,
         free_floor=installation.free_floor,
         compress=installation.compress,
+        read_bytes_per_s=installation.read_bytes_per_s or math.inf,
     )
     return SsdStore.open(
         config,

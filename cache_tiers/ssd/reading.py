@@ -22,7 +22,7 @@ class Reading:
         """``outcomes`` are None for the chunks that ``runs`` transfers will fetch."""
         self._outcomes = list(outcomes)
         self._runs = runs
-        self._deadline = deadline
+        self.deadline = deadline
         self._clock = clock
         self._on_late = on_late
         self._changed = threading.Condition()
@@ -57,7 +57,7 @@ class Reading:
         late = 0
         transfers: list[Future[None]] = []
         with self._changed:
-            if self._said is None and (not self._runs or self._clock() > self._deadline):
+            if self._said is None and (not self._runs or self._clock() > self.deadline):
                 late = self._outcomes.count(None)
                 self._said = [ReadOutcome.LATE if o is None else o for o in self._outcomes]
                 transfers = list(self._transfers)

@@ -23,6 +23,7 @@ from cache_tiers.ssd.io_pool import IoPool
 from cache_tiers.ssd.journal import MOST_KEY_BYTES, Put
 from cache_tiers.ssd.loader import Loader
 from cache_tiers.ssd.neighbours import is_fingerprint
+from cache_tiers.ssd.pace import Pace
 from cache_tiers.ssd.reading import Reading
 from cache_tiers.ssd.root import Root
 from cache_tiers.ssd.sealer import Sealer
@@ -55,10 +56,12 @@ class SsdStore:
         make_allowance: Callable[[], Allowance] | None = None,
         read_only: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> "SsdStore":
         """Open or make the store. ``clock`` gives seconds since the epoch, ``monotonic`` those that
-        deadlines are counted in. ``make_sealer`` and ``make_allowance`` are called once the root is
-        nobody else's; without them chunks are stored in the clear, and as many as come.
+        deadlines are counted in and ``sleep`` waits for. ``make_sealer`` and ``make_allowance`` are
+        called once the root is nobody else's; without them chunks are stored in the clear, and as
+        many as come.
         ``read_only`` looks at a store as it is now, also at one that another process uses.
 
         Raises StoreUnusable when the folder cannot be used or another process uses it, and what
@@ -83,6 +86,7 @@ class SsdStore:
                 allowance,
                 read_only,
                 monotonic,
+                sleep,
             )
             store._start()
         except BlockingIOError:
@@ -105,6 +109,7 @@ class SsdStore:
         allowance: Allowance | Unlimited,
         read_only: bool,
         monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
     ) -> None:
         self._config = config
         self._clock = clock
@@ -114,7 +119,7 @@ class SsdStore:
         self._allowance = allowance
         files = root.files
         self._closed = False
-        self._tally = Tally()
+        self._tally = Tally(monotonic)
         self._codec = Codec(config, sealer)
         self._index = Index(sealer)
         self._space = Space(config, files, policy, self._index, self._on_lost, self._copy_forward)
@@ -126,6 +131,7 @@ class SsdStore:
             self._pool,
             self,
             self._tally,
+            Pace(config.read_bytes_per_s, monotonic, sleep),
             monotonic,
             config.read_deadline_s,
         )
@@ -232,6 +238,8 @@ class SsdStore:
             healthy=tally.writes.healthy and not self._fetcher.hangs(),
             over_budget_chunks=tally.over_budget_chunks,
             late_reads=tally.late_reads,
+            chunks_read=tally.chunks_read,
+            read_busy_s=tally.read_busy_s,
         )
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ is passed over.
 """
 
 import errno
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from cache_tiers.ssd.extent import PAGE_BYTES
 from cache_tiers.ssd.fetcher import MERGED_BYTES
 from cache_tiers.ssd.files import Files, opened, read_fully
 from cache_tiers.ssd.journal import Put
+from cache_tiers.ssd.pace import Pace
 from cache_tiers.ssd.runs import Run, merge
 from cache_tiers.ssd.sealer import Sealer, can_open
 from cache_tiers.ssd.segment import data_path
@@ -47,31 +47,6 @@ class Verified:
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-
-class Pace:
-    """Bytes a second, without bursts. One thread."""
-
-    def __init__(
-        self,
-        bytes_per_s: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """Raises ValueError unless ``bytes_per_s`` is positive."""
-        if bytes_per_s <= 0:
-            raise ValueError("a rate is more than 0 bytes a second")
-        self._bytes_per_s = bytes_per_s
-        self._clock = clock
-        self._sleep = sleep
-        self._free_at = clock()
-
-    def wait(self, size: int) -> None:
-        """Return when ``size`` more bytes may be read."""
-        now = self._clock()
-        if self._free_at > now:
-            self._sleep(self._free_at - now)
-        self._free_at = max(now, self._free_at) + size / self._bytes_per_s
 
 
 def verify(

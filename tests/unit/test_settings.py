@@ -90,6 +90,7 @@ def test_bad_size_says_what_is_expected(tmp_path: Path, text: str) -> None:
         ("VALET_ENCRYPTION", "yes"),
         ("VALET_SSD_COMPRESSION", "1"),
         ("VALET_SSD_FREE_FLOOR", "1GB"),
+        ("VALET_SSD_READ_BANDWIDTH", "200MB"),
         ("VALET_SSD_MINIMUM_TOKENS", "-1"),
         ("VALET_SSD_WRITES_PER_DAY", "200GB"),
         ("VALET_SSD_WRITES_PER_DAY", "0DWPD"),
@@ -225,6 +226,7 @@ def test_the_store_of_the_defaults_is_encrypted(tmp_path: Path) -> None:
     assert installation.master_key == "file:/home/ada/.local/share/valet/master.key"
     assert installation.bytes_per_day is None
     assert not installation.compress
+    assert installation.read_bytes_per_s is None
     assert settings.ssd_minimum_tokens == 128
 
 
@@ -236,12 +238,14 @@ def test_a_store_as_one_wants_it(tmp_path: Path) -> None:
         VALET_SSD_WRITES_PER_DAY="200GiB",
         VALET_SSD_COMPRESSION="on",
         VALET_SSD_MINIMUM_TOKENS="0",
+        VALET_SSD_READ_BANDWIDTH="200MiB",
         VALET_MASTER_KEY="env:STORE_KEY",
     )
     installation = settings.installation
     assert (installation.bytes_limit, installation.free_floor) == (4 * 2**30, 0)
     assert installation.bytes_per_day == 200 * 2**30
     assert installation.compress
+    assert installation.read_bytes_per_s == 200 * 2**20
     assert installation.master_key == "env:STORE_KEY"
     assert settings.ssd_minimum_tokens == 0
 
