@@ -42,6 +42,10 @@ _FRESH_S = 0.25
 _FRESH_SHARE = 0.1
 """A rate is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
 logarithmic scale. Not beyond the moment at which a load has to begin, though."""
+_PRICED_S = 1.0
+"""Costs are looked at so often."""
+_MOST_CHUNKS = 1 << 24
+"""More than any chain has."""
 
 
 def return_rate(outlook: Outlook, away_s: float, ahead_s: float = 0.0) -> float:
@@ -101,6 +105,9 @@ class Importance:
         self._chunk_tokens = chunk_tokens
         self._below = below
         self._rates: dict[SessionKey, _Rate] = {}
+        self._losses: dict[tuple[int, int, int], float] = {}
+        self._within_lead = 0
+        self._priced_until = -math.inf
 
     @property
     def trusted(self) -> bool:
@@ -110,29 +117,21 @@ class Importance:
     def worth(self, session: SessionKey, held: int, chunks: int, now: float) -> float:
         """Of each of the ``held`` leading chunks of the session's ``chunks``: seconds saved a
         second. 0 when nothing is known of its return."""
-        held = min(held, self.needed(session, chunks))
+        held = min(held, self.needed(session, chunks, now))
         if held <= 0:
             return 0.0
-        saved_s = self._loss_s(session, 0, chunks) - self._loss_s(session, held, chunks)
-        return self._rate(session, chunks, now) * max(saved_s, 0.0) / held
+        reach = self._reach(session, chunks)
+        lost_s = self._loss_s(0, reach, chunks)
+        saved_s = max(0.0, lost_s - self._loss_s(held, reach, chunks))
+        return self._rate(session, lost_s, now) * saved_s / held
 
-    def needed(self, session: SessionKey, chunks: int) -> int:
+    def needed(self, session: SessionKey, chunks: int, now: float) -> int:
         """Leading chunks whose absence would be felt; those behind load within the lead."""
+        if now >= self._priced_until:
+            self._price(now)
         if self._reach(session, chunks) < chunks:
             return chunks
-        return max(0, chunks - self.within_lead(chunks))
-
-    def within_lead(self, most: int) -> int:
-        """Chunks, up to ``most``, that are loaded before anybody asks for them."""
-        lead_s = self._costs.lead_s
-        low, high = 0, most
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._costs.load_s(middle) <= lead_s:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return max(0, chunks - self._within_lead)
 
     def changes_at(self, session: SessionKey) -> float:
         """Until when its rate is taken from memory; ``math.inf`` for one that has none."""
@@ -143,17 +142,18 @@ class Importance:
         """The session is not away, or gone."""
         self._rates.pop(session, None)
 
-    def _rate(self, session: SessionKey, chunks: int, now: float) -> float:
+    def _rate(self, session: SessionKey, ahead_s: float, now: float) -> float:
         since = self._returns.away_since(session)
-        outlook = self._returns.outlook(session)
-        if since is None or outlook is None:
+        if since is None:
             self._rates.pop(session, None)
             return 0.0
         known = self._rates.get(session)
         if known is not None and known.away_since == since and now < known.until:
             return known.value
+        outlook = self._returns.outlook(session)
+        if outlook is None:
+            return 0.0
         away_s = max(0.0, now - since)
-        ahead_s = self._loss_s(session, 0, chunks)
         value = return_rate(outlook, away_s, ahead_s)
         fresh_s = max(_FRESH_S, _FRESH_SHARE * away_s)
         due_s = outlook.quantile(_SHARES[0], away_s) - away_s - ahead_s
@@ -165,10 +165,29 @@ class Importance:
     def _reach(self, session: SessionKey, chunks: int) -> int:
         return chunks if self._below is None else min(chunks, self._below(session))
 
-    def _loss_s(self, session: SessionKey, held: int, chunks: int) -> float:
-        """How long a request waits if only ``held`` chunks are here."""
-        reach = max(held, self._reach(session, chunks))
-        tokens = self._chunk_tokens
-        load_s = max(0.0, self._costs.load_s(reach - held) - self._costs.lead_s)
-        compute_s = self._costs.compute_s(held * tokens, reach * tokens)
-        return min(load_s, compute_s) + self._costs.compute_s(reach * tokens, chunks * tokens)
+    def _loss_s(self, held: int, reach: int, chunks: int) -> float:
+        """A request waits so long for ``chunks``: ``held`` are here, ``reach`` below."""
+        loss_s = self._losses.get((held, reach, chunks))
+        if loss_s is None:
+            below, tokens = max(held, reach), self._chunk_tokens
+            load_s = max(0.0, self._costs.load_s(below - held) - self._costs.lead_s)
+            loss_s = min(load_s, self._costs.compute_s(held * tokens, below * tokens))
+            loss_s += self._costs.compute_s(below * tokens, chunks * tokens)
+            self._losses[held, reach, chunks] = loss_s
+        return loss_s
+
+    def _price(self, now: float) -> None:
+        """Look at the costs anew."""
+        self._losses.clear()
+        self._priced_until = now + _PRICED_S
+        lead_s = self._costs.lead_s
+        low, high = 0, 1
+        while high < _MOST_CHUNKS and self._costs.load_s(high) <= lead_s:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._costs.load_s(middle) <= lead_s:
+                low = middle
+            else:
+                high = middle
+        self._within_lead = low

@@ -86,7 +86,7 @@ class ByImportance:
 
     def _value(self, session: SessionKey, chain: _Chain, now: float) -> Held:
         chunks = max(chain.chunks, chain.held)
-        needed = min(chain.held, self._importance.needed(session, chunks))
+        needed = min(chain.held, self._importance.needed(session, chunks, now))
         worth = self._importance.worth(session, needed, chunks, now)
         return Held(worth, session, chain.held, needed)
 

@@ -59,7 +59,7 @@ class DeadlinePlanner:
         return Plan(fetches, None if next_at == math.inf else next_at)
 
     def _want(self, shortfall: Shortfall, now: float) -> _Wanted | None:
-        upto = self._importance.needed(shortfall.session, shortfall.chunks)
+        upto = self._importance.needed(shortfall.session, shortfall.chunks, now)
         if upto <= shortfall.here:
             return None
         worth = self._importance.worth(shortfall.session, upto, shortfall.chunks, now)

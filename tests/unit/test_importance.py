@@ -64,9 +64,9 @@ def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> N
 def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
     returns = FakeReturns()
     costs = FakeCosts(chunk_s=0.01, lead_s=0.035)
-    assert importance(returns, costs).needed(A, 10) == 7
-    assert importance(returns, costs).needed(A, 2) == 0
-    assert importance(returns, costs, below=9).needed(A, 10) == 10
+    assert importance(returns, costs).needed(A, 10, now=0.0) == 7
+    assert importance(returns, costs).needed(A, 2, now=0.0) == 0
+    assert importance(returns, costs, below=9).needed(A, 10, now=0.0) == 10
 
 
 def test_nothing_is_known_of_a_session_that_is_not_away() -> None:
