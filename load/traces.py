@@ -1,4 +1,4 @@
-"""Recorded requests, read as they are. Two formats, JSON lines, plain or gzipped:
+"""Recorded requests, read as they are. Three formats, JSON lines, plain or gzipped:
 
 * coding agents (the WEKA format): a session a line, its requests within, sub-agents nested. Blocks
   are given as runs (``hash_runs``) or one by one (``hash_ids``); their ids mean something only
@@ -6,6 +6,7 @@
 * Mooncake: a request a line, with its arrival and blocks of 512 tokens that mean the same in the
   whole file. It names no sessions: a request whose prompt continues another's is taken to be the
   next turn of that session.
+* Valet's own: a request a line, in any order that keeps each session's. ``own`` describes it.
 
 A reader streams: it holds a line at a time. What it does not understand it skips and counts.
 """
@@ -18,8 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from cache_tiers.returns.types import Awaits
+
 Block = tuple[str, int]
 """What a block of a prompt is called: equal blocks after equal prompts, equal names."""
+
+Runs = tuple[tuple[int, int], ...]
 
 _MOONCAKE_BLOCK = 512
 
@@ -35,8 +40,19 @@ class Request:
     output_tokens: int
     scope: str
     """Blocks of different scopes have nothing to do with each other."""
-    runs: tuple[tuple[int, int], ...]
+    runs: Runs
     """``(first, count)``: the prompt's whole blocks ``first, first + 1, …``, in order."""
+    gap_s: float | None = None
+    """From the answer before to this request, as the client waited; for a sub-agent's first, from
+    the answer of the turn that called it. None where it is not known: see ``at_s``."""
+    awaits: Awaits = Awaits.TOOL
+    """What the session waits for when this request is answered."""
+    tool: str = ""
+    """That was called; empty for none or an unknown one."""
+    parent: str = ""
+    """The session whose latest turn called this one, for a sub-agent."""
+    answer_runs: Runs = ()
+    """Blocks behind the prompt's when the answer is there, where that is known."""
 
     def blocks(self) -> Iterator[Block]:
         """The prompt's whole blocks."""
@@ -96,6 +112,30 @@ def mooncake(path: Path) -> Trace:
     return Trace(path, _MooncakeParser, block_tokens=_MOONCAKE_BLOCK, common_clock=True)
 
 
+def own(path: Path) -> Trace:
+    """A trace of Valet's own format. A line is an object:
+
+    ``session``
+        Name. Lines of one session are its turns, in order.
+    ``at`` or ``gap_s``
+        When the request comes: seconds since the trace's beginning; or seconds since the answer
+        before, for who waits for answers. A session's first may leave both out.
+    ``prompt``, ``output``
+        Tokens of the whole prompt, and of the answer.
+    ``awaits``, ``tool``
+        What the turn ends in: ``"tool"`` (the default) and its name, or ``"person"``.
+    ``shared``
+        ``[name, tokens]``: the session begins with so many tokens of a text that others of that
+        name begin with. Only the session's first line needs it.
+    ``keeps``
+        Tokens of what the session has so far that this prompt begins with; all of it by default,
+        less where a history was rewritten.
+
+    What a session has is its prompt and answer; a prompt is what it keeps and new tokens behind it.
+    """
+    return Trace(path, _OwnParser, block_tokens=1, common_clock=True)
+
+
 def find_traces(environ: Mapping[str, str], repository: Path) -> dict[str, Trace]:
     """The traces that this machine has, by name: under ``VALET_TRACES``, else beside the
     repository."""
@@ -121,20 +161,45 @@ def _parse_session(line: Any) -> list[Request]:
 
 
 def _session_requests(
-    requests: Iterable[Any], session: str, scope: str, start_s: float
+    requests: Iterable[Any],
+    session: str,
+    scope: str,
+    start_s: float,
+    parent: str = "",
+    gap_s: float | None = None,
 ) -> Iterator[Request]:
+    """``gap_s``: before the first of them."""
+    answered_s = start_s
     for request in requests:
         at_s = start_s + float(request["t"])
         if request["type"] == "subagent":
+            # Its ``t`` is when it was over, where it says how long it took.
+            at_s -= float(request.get("duration_ms") or 0.0) / 1000
             name = f"{session}/{request['agent_id']}"
-            yield from _session_requests(request["requests"], name, scope, at_s)
+            called_s = max(0.0, at_s - answered_s)
+            yield from _session_requests(request["requests"], name, scope, at_s, session, called_s)
             continue
         tokens = int(request["in"])
         if "hash_runs" in request:
             runs = tuple((int(first), max(0, int(count))) for first, count in request["hash_runs"])
         else:
             runs = _runs(int(block) for block in request["hash_ids"])
-        yield Request(session, at_s, tokens, int(request["out"]), scope, _whole(runs, tokens // 64))
+        think_s = request.get("think_time")
+        yield Request(
+            session,
+            at_s,
+            tokens,
+            int(request["out"]),
+            scope,
+            _whole(runs, tokens // 64),
+            gap_s if gap_s is not None or think_s is None else max(0.0, float(think_s)),
+            # What ends in neither is a stream whose end was not recorded: a person's text follows
+            # 99 % of these.
+            Awaits.TOOL if request.get("stop") == "tool_use" else Awaits.PERSON,
+            parent=parent,
+        )
+        gap_s = None
+        answered_s = at_s + float(request.get("api_time") or 0.0)
 
 
 class _MooncakeParser:
@@ -154,10 +219,71 @@ class _MooncakeParser:
         session = f"request {self._count}" if before is None else self._ends.pop(before)
         if ids:
             self._ends[ids[-1]] = session
-        return [Request(session, at_s, tokens, output, "", _runs(ids))]
+        return [Request(session, at_s, tokens, output, "", _runs(ids), awaits=Awaits.PERSON)]
 
 
-def _runs(blocks: Iterable[int]) -> tuple[tuple[int, int], ...]:
+class _OwnParser:
+    """Gives every token a number: equal after equal beginnings."""
+
+    def __init__(self) -> None:
+        self._chains: dict[str, Runs] = {}
+        self._shared: dict[str, tuple[int, int]] = {}
+        self._next = 0
+
+    def __call__(self, line: Any) -> list[Request]:
+        session = str(line["session"])
+        prompt, output = int(line["prompt"]), int(line["output"])
+        if prompt < 1 or output < 0:
+            raise ValueError("a prompt has a token at least")
+        before = self._chains.get(session)
+        if before is None:
+            before = self._beginning(line.get("shared"))
+        length = sum(count for _, count in before)
+        kept = _whole(before, min(prompt, int(line.get("keeps", length))))
+        new = prompt - sum(count for _, count in kept)
+        runs = _joined(kept, self._fresh(new))
+        answer = self._fresh(output)
+        self._chains[session] = _joined(runs, answer)
+        gap_s = line.get("gap_s")
+        return [
+            Request(
+                session,
+                float(line.get("at", 0.0)),
+                prompt,
+                output,
+                "",
+                runs,
+                None if gap_s is None else float(gap_s),
+                Awaits(line.get("awaits", "tool")),
+                str(line.get("tool", "")),
+                answer_runs=answer,
+            )
+        ]
+
+    def _beginning(self, shared: Any) -> Runs:
+        if shared is None:
+            return ()
+        name, tokens = str(shared[0]), int(shared[1])
+        first, count = self._shared.get(name, (0, 0))
+        if count < tokens:
+            # A longer one begins anew: numbers behind the shorter one are taken.
+            ((first, count),) = self._fresh(tokens)
+            self._shared[name] = (first, count)
+        return ((first, tokens),)
+
+    def _fresh(self, tokens: int) -> Runs:
+        first = self._next
+        self._next += tokens
+        return ((first, tokens),) if tokens else ()
+
+
+def _joined(runs: Runs, more: Runs) -> Runs:
+    if runs and more and sum(runs[-1]) == more[0][0]:
+        return (*runs[:-1], (runs[-1][0], runs[-1][1] + more[0][1]), *more[1:])
+    return (*runs, *more)
+
+
+def _runs(blocks: Iterable[int]) -> Runs:
     runs: list[tuple[int, int]] = []
     for block in blocks:
         if runs and block == sum(runs[-1]):
@@ -167,7 +293,7 @@ def _runs(blocks: Iterable[int]) -> tuple[tuple[int, int], ...]:
     return tuple(runs)
 
 
-def _whole(runs: tuple[tuple[int, int], ...], blocks: int) -> tuple[tuple[int, int], ...]:
+def _whole(runs: Runs, blocks: int) -> Runs:
     """The first ``blocks`` of them: a last one that is not full names no reusable KV."""
     kept = []
     for first, count in runs:

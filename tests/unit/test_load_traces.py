@@ -12,6 +12,7 @@ import pytest
 from cache_tiers.endurance.admission import Admission, AdmissionConfig
 from cache_tiers.endurance.budget import WriteBudget
 from cache_tiers.memory_store import MemoryStore
+from cache_tiers.returns.types import Awaits
 from load.bench_endurance import BOUND, SHARES, Row, draw, draw_dram, measure, wanted
 from load.replay_writes import (
     Admitted,
@@ -58,10 +59,11 @@ SUBAGENT = {
 def test_agents_and_their_subagents(tmp_path: Path) -> None:
     session = agent("a", asked(0, 200, [1, 3]), SUBAGENT, asked(300.5, 330, [1, 2], [9, 3]))
     trace = coding_agents(write(tmp_path / "t.jsonl.gz", [session]))
+    person = Awaits.PERSON
     assert list(trace) == [
-        Request("a", 0.0, 200, 9, "a", ((1, 3),)),
-        Request("a/explore", 105.0, 128, 9, "a", ((7, 2),)),
-        Request("a", 300.5, 330, 9, "a", ((1, 2), (9, 3))),
+        Request("a", 0.0, 200, 9, "a", ((1, 3),), awaits=person),
+        Request("a/explore", 105.0, 128, 9, "a", ((7, 2),), 100.0, person, parent="a"),
+        Request("a", 300.5, 330, 9, "a", ((1, 2), (9, 3)), awaits=person),
     ]
     assert list(trace) == list(trace)
     assert trace.skipped == 0
