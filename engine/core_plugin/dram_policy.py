@@ -46,8 +46,8 @@ class DramPolicy(CachePolicy):
         self.chunks: dict[OffloadKey, ChunkStatus] = {}
         self.standing_of: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
         """Asked once for each chunk that comes; ``rank`` says what changes later."""
-        self.on_evicted: Callable[[Sequence[ChunkKey]], None] = lambda _: None
-        """Told what has gone for want of room."""
+        self.on_held: Callable[[SessionKey, int], None] = lambda *_: None
+        """Told, as the policy of prefixes is, how many chunks of a session are here now."""
         self.idle_pinned = 0
         """Pinned chunks that could be evicted."""
         self._clock = clock
@@ -70,6 +70,11 @@ class DramPolicy(CachePolicy):
     def held(self, session: SessionKey) -> int:
         """Chunks that count as the session's."""
         return len(self._of_session.get(session, ()))
+
+    @property
+    def loose(self) -> int:
+        """Chunks that no session would miss: superseded, or without an owner."""
+        return sum(len(self._of_standing[each]) for each in (_SUPERSEDED, Standing.ORDINARY))
 
     def own(self, keys: Iterable[OffloadKey], session: SessionKey | None) -> None:
         """Chunks that are here are this session's from now on."""
@@ -144,8 +149,6 @@ class DramPolicy(CachePolicy):
         for key in chosen:
             self._forget(key)
         self._tell(touched)
-        if chosen:
-            self.on_evicted([ChunkKey(key) for key in chosen])
         return evicted
 
     def clear(self) -> None:
@@ -167,7 +170,7 @@ class DramPolicy(CachePolicy):
 
     def _order(self) -> Iterator[OffloadKey]:
         """Every chunk once, the first to go first. Valid until something changes."""
-        yield from self._of_standing[Standing.SUPERSEDED]
+        yield from self._of_standing[_SUPERSEDED]
         yield from self._of_standing[Standing.ORDINARY]
         seen: set[OffloadKey] = set()
         for key in self._cut():
@@ -176,7 +179,7 @@ class DramPolicy(CachePolicy):
                 yield key
         for bucket in self._of_session.values():
             yield from (key for key in bucket if key not in seen)
-        yield from self._of_standing[Standing.PINNED]
+        yield from self._of_standing[_PINNED]
 
     def _cut(self) -> Iterator[OffloadKey]:
         """Chunks of idle sessions."""
@@ -234,6 +237,7 @@ class DramPolicy(CachePolicy):
         now = self._clock()
         for session in sorted(each for each in sessions if each is not None):
             self._prefixes.holds(session, self.held(session), now)
+            self.on_held(session, self.held(session))
 
     def _standing(self, key: OffloadKey) -> Standing:
         return self._standings.get(key, Standing.ORDINARY)
@@ -246,3 +250,4 @@ class DramPolicy(CachePolicy):
 
 
 _PINNED = Standing.PINNED
+_SUPERSEDED = Standing.SUPERSEDED

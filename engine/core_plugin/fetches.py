@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from cache_tiers.types import ChunkKey, MissReason, SessionKey
 from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
 
+Piece = tuple[int, ChunkKey]
+"""A chunk, and its place in its session's chain."""
+
 PLANNED_AT_ONCE = 2 * CHUNKS_PER_READ
 """Chunks that are read for plans at the same time: one read under way, one queued."""
 
@@ -22,13 +25,13 @@ class Fetches:
 
     def __init__(self, manager: TierManager) -> None:
         self._manager = manager
-        self._urgent: dict[SessionKey, deque[ChunkKey]] = {}
-        self._planned: dict[SessionKey, deque[ChunkKey]] = {}
-        self._reading: dict[ChunkKey, SessionKey] = {}
-        self._starting: SessionKey | None = None
-        """Whose reads are being started."""
-        self.on_fetched: Callable[[SessionKey, ChunkKey], None] = lambda *_: None
-        """Told of each chunk that is in DRAM now."""
+        self._urgent: dict[SessionKey, deque[Piece]] = {}
+        self._planned: dict[SessionKey, deque[Piece]] = {}
+        self._reading: dict[ChunkKey, tuple[SessionKey, int]] = {}
+        self._starting: tuple[SessionKey, dict[ChunkKey, int]] | None = None
+        """Whose reads are being started, and the place of each."""
+        self.on_fetched: Callable[[SessionKey, int], None] = lambda *_: None
+        """Told of each chunk that is in DRAM now: its place in its session's chain."""
 
     def __bool__(self) -> bool:
         """Whether anything is left to do."""
@@ -39,20 +42,20 @@ class Fetches:
         """Whether a plan is being carried out."""
         return bool(self._planned)
 
-    def want(self, session: SessionKey, keys: Iterable[ChunkKey]) -> None:
+    def want(self, session: SessionKey, pieces: Iterable[Piece]) -> None:
         """Bring these up at once, in this order; what is on its way or in DRAM already stays."""
-        away = deque(self._missing(keys))
+        away = deque(self._missing(pieces))
         self._planned.pop(session, None)
         if away:
             self._urgent[session] = away
 
-    def follow(self, plan: Sequence[tuple[SessionKey, Sequence[ChunkKey]]]) -> None:
+    def follow(self, plan: Sequence[tuple[SessionKey, Sequence[Piece]]]) -> None:
         """Bring these up next, the most urgent first. What was planned before and is not among them
         is cancelled; what is being read for it arrives."""
         self._planned = {
             session: away
-            for session, keys in plan
-            if session not in self._urgent and (away := deque(self._missing(keys)))
+            for session, pieces in plan
+            if session not in self._urgent and (away := deque(self._missing(pieces)))
         }
 
     def forget(self, session: SessionKey) -> None:
@@ -62,7 +65,7 @@ class Fetches:
 
     def flying(self, session: SessionKey) -> int:
         """Chunks being read for a session."""
-        return sum(owner == session for owner in self._reading.values())
+        return sum(owner == session for owner, _ in self._reading.values())
 
     def advance(self, now: float, *, loads_wait: bool) -> None:
         """Start what may be started. ``loads_wait``: a request waits for a load."""
@@ -70,36 +73,36 @@ class Fetches:
             self._start(session, self._urgent, now, len(self._urgent[session]))
         if loads_wait:
             return
-        for session in list(self._planned):
-            room = PLANNED_AT_ONCE - len(self._reading)
-            if room < CHUNKS_PER_READ:
+        while self._planned and len(self._reading) <= PLANNED_AT_ONCE - CHUNKS_PER_READ:
+            under_way = len(self._reading)
+            self._start(next(iter(self._planned)), self._planned, now, CHUNKS_PER_READ)
+            if len(self._reading) == under_way:
                 return
-            self._start(session, self._planned, now, CHUNKS_PER_READ)
 
     def _start(
         self,
         session: SessionKey,
-        queues: dict[SessionKey, deque[ChunkKey]],
+        queues: dict[SessionKey, deque[Piece]],
         now: float,
         most: int,
     ) -> None:
         queue = queues[session]
-        keys = [queue.popleft() for _ in range(min(most, len(queue)))]
-        self._starting = session
-        self._manager.bring(keys, self, now, break_pins=False, owner=session)
-        waiting = [key for key in self._missing(keys) if key not in self._reading]
-        queue.extendleft(reversed(waiting))
+        pieces = [queue.popleft() for _ in range(min(most, len(queue)))]
+        places = {key: place for place, key in pieces}
+        self._starting = session, places
+        self._manager.bring(list(places), self, now, break_pins=False, owner=session)
+        queue.extendleft(reversed(self._missing(pieces)))
         if not queue:
-            del queues[session]
+            queues.pop(session, None)
 
-    def _missing(self, keys: Iterable[ChunkKey]) -> list[ChunkKey]:
-        manager = self._manager
+    def _missing(self, pieces: Iterable[Piece]) -> list[Piece]:
+        dram, ssd = self._manager.dram, self._manager.ssd
+        if ssd is None:
+            return []
         return [
-            key
-            for key in keys
-            if not manager.dram.has_or_awaits(key)
-            and manager.ssd is not None
-            and manager.ssd.contains(key)
+            (place, key)
+            for place, key in pieces
+            if not dram.has_or_awaits(key) and ssd.contains(key)
         ]
 
     # --- ReadWaiter -----------------------------------------------------------------------------
@@ -111,19 +114,20 @@ class Fetches:
     def on_reading(self, keys: Iterable[ChunkKey]) -> None:
         """See ReadWaiter."""
         assert self._starting is not None
-        self._reading.update(dict.fromkeys(keys, self._starting))
+        session, places = self._starting
+        self._reading.update({key: (session, places[key]) for key in keys})
 
     def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None:
         """See ReadWaiter."""
         for key in list(keys):
             self._manager.unpin([key])
-            session = self._reading.pop(key, None)
-            if session is not None:
+            awaited = self._reading.pop(key, None)
+            if awaited is not None:
                 self._manager.mark_prefetched([key])
-                self.on_fetched(session, key)
+                self.on_fetched(*awaited)
 
     def on_failed(self, key: ChunkKey, reason: MissReason) -> None:
         """See ReadWaiter. What follows in its chain would be useless."""
-        session = self._reading.pop(key, None)
-        if session is not None:
-            self.forget(session)
+        awaited = self._reading.pop(key, None)
+        if awaited is not None:
+            self.forget(awaited[0])

@@ -19,7 +19,7 @@ plan           DRAM, then the device  in time for the predicted return, while no
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,13 +30,15 @@ from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.prefetch.planner import DeadlinePlanner
+from cache_tiers.prefetch.tally import PrefetchTally
 from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey
-from engine.core_plugin.fetches import Fetches
+from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.vllm_compat import OffloadKey
 
 PLAN_EVERY_S = 0.05
 """Plans are made at most so often."""
@@ -64,6 +66,16 @@ class Upkeep:
         importance = Importance(returns, costs, chunk_tokens=tokens_per_chunk)
         order = ByImportance(importance)
         return cls(order, DeadlinePlanner(importance, order))
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A fill under way."""
+
+    session: SessionKey
+    before: int
+    """Leading chunks that were on the device when it began."""
+    reply: "Future[bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +118,10 @@ class Foresight:
         self._clock = clock
         self._dram = Upkeep.of(self.returns, costs, tokens_per_chunk)
         self._device = Upkeep.of(self.returns, ToDevice(costs), tokens_per_chunk)
+        self._dram_tally = PrefetchTally(manager.chunk_bytes)
+        self._device_tally = PrefetchTally(manager.chunk_bytes)
         self._fill: Fill | None = None
-        self._filling: tuple[SessionKey, Future[bytes]] | None = None
+        self._filling: Filling | None = None
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns, the latest last."""
         self._arrived: dict[SessionKey, float] = {}
@@ -115,7 +129,8 @@ class Foresight:
         self._plan_at = math.inf
         self._planned_at = -math.inf
         manager.dram.order.bind(self._dram.order, sessions)
-        self.fetches.on_fetched = lambda *_: self._changed()
+        manager.dram.order.on_held = self._dram_tally.holds
+        self.fetches.on_fetched = self._fetched
 
     def bind(self, fill: Fill) -> None:
         """How device blocks are filled, on an engine where they can be."""
@@ -133,7 +148,11 @@ class Foresight:
     def request_over(self, session: SessionKey) -> None:
         """The session's last running request has ended; all it has computed is on the device."""
         now = self._clock()
-        chunks = len(self._sessions.chain(session) or ())
+        chain = self._sessions.chain(session) or ()
+        chunks = len(chain)
+        # What its load brought through DRAM was nobody's: the first to go, in a prefix larger than
+        # DRAM. What is left of it is worth keeping now.
+        self._manager.dram.order.own(map(OffloadKey, chain), session)
         self._dram.order.ended(session, chunks, now)
         self._device.order.ended(session, chunks, now)
         self._device.order.holds(session, chunks, now)
@@ -171,7 +190,7 @@ class Foresight:
             return
         if self._filling is None and self._start_fill(session, len(chain), keep_share=0.0):
             return
-        self.fetches.want(session, chain[here:])
+        self.fetches.want(session, self._pieces(chain, here))
         self.fetches.advance(now, loads_wait=False)
 
     def asked(self, session: SessionKey) -> None:
@@ -181,9 +200,19 @@ class Foresight:
         if arrived is not None:
             self._costs.led(self._clock() - arrived)
 
+    def found(self, session: SessionKey, on_device: int, above: int) -> int:
+        """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
+        the device, ``on_device`` of them there. Returns how many of these a prefetch brought."""
+        coming = self.fetches.flying(session)
+        self.fetches.forget(session)
+        self._dram_tally.asked(session, above, coming)
+        before = self._device_tally.counts.used
+        self._device_tally.asked(session, on_device)
+        return self._device_tally.counts.used - before
+
     def look_ahead(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
         """A request of the session waits to be scheduled, which will ask for these."""
-        self.fetches.want(session, keys[self._sessions.leading_there(session, keys) :])
+        self.fetches.want(session, self._pieces(keys, self._sessions.leading_there(session, keys)))
 
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""
@@ -191,21 +220,24 @@ class Foresight:
         self._away.pop(session, None)
         self._dram.order.forget(session)
         self._device.order.forget(session)
+        self._dram_tally.forget(session)
+        self._device_tally.forget(session)
         self.fetches.forget(session)
 
     def told(self) -> hints.Foresight:
         """What it was good for so far."""
         fit = self.returns.calibration()
+        counts = (self._dram_tally.counts, self._device_tally.counts)
         return hints.Foresight(
             trusted=self.returns.trusted,
             gaps=fit.gaps,
             within={"10": fit.before_10, "50": fit.before_50, "90": fit.before_90},
             ks=fit.distance,
             shifts=self.returns.shifts,
-            prefetched_chunks=0,
-            used_chunks=0,
-            late_chunks=0,
-            wasted_bytes=0,
+            prefetched_chunks=sum(each.fetched for each in counts),
+            used_chunks=sum(each.used for each in counts),
+            late_chunks=sum(each.late for each in counts),
+            wasted_bytes=self._dram_tally.wasted_bytes + self._device_tally.wasted_bytes,
         )
 
     def back(self, session: SessionKey) -> tuple[float | None, float | None]:
@@ -224,9 +256,7 @@ class Foresight:
     def poll(self, now: float, *, loads_wait: bool) -> None:
         """Plan what is due, and go on with what is planned. ``loads_wait``: a request waits for a
         load."""
-        if self._filling is not None and self._filling[1].done():
-            self._filling = None
-            self._changed()
+        self._end_fill()
         if now >= self._plan_at and not loads_wait:
             self._plan(now)
         self.fetches.advance(now, loads_wait=loads_wait)
@@ -244,7 +274,7 @@ class Foresight:
 
     def is_filling(self, session: SessionKey) -> bool:
         """Whether the session's chunks are being brought to the device."""
-        return self._filling is not None and self._filling[0] == session
+        return self._filling is not None and self._filling.session == session
 
     def make_room_on_device(self, blocks: int) -> None:
         """So many will be allocated next: let those go that are worth the least."""
@@ -294,13 +324,15 @@ class Foresight:
             Shortfall(s, min(len(chain), max(on_device[s], held(s))), len(chain))
             for s, chain in chains.items()
         ]
-        free = self._manager.dram.free()
-        plan = self._dram.planner.plan([s for s in short if s.here < s.chunks], free, now)
-        fetches: list[tuple[SessionKey, Sequence[ChunkKey]]] = [
-            (fetch.session, chains[fetch.session][on_device[fetch.session] : fetch.upto])
-            for fetch in plan.fetches
-        ]
-        self.fetches.follow(fetches)
+        room = self._manager.dram.free() + self._manager.dram.order.loose
+        plan = self._dram.planner.plan([s for s in short if s.here < s.chunks], room, now)
+        self.fetches.follow(
+            [
+                (s, list(self._pieces(chains[s][: fetch.upto], on_device[s])))
+                for fetch in plan.fetches
+                for s in (fetch.session,)
+            ]
+        )
         return plan
 
     def _plan_device(
@@ -313,6 +345,7 @@ class Foresight:
         assert device is not None
         for session, here in on_device.items():
             self._device.order.holds(session, here, now)
+            self._device_tally.holds(session, here)
         short = [
             Shortfall(s, on_device[s], len(chain))
             for s, chain in chains.items()
@@ -327,5 +360,24 @@ class Foresight:
     def _start_fill(self, session: SessionKey, upto: int, *, keep_share: float) -> bool:
         if self._fill is None:
             return False
-        self._filling = (session, self._fill(session, upto, keep_share))
+        here = self._sessions.on_device(session)
+        self._filling = Filling(session, here, self._fill(session, upto, keep_share))
         return True
+
+    def _end_fill(self) -> None:
+        filling = self._filling
+        if filling is None or not filling.reply.done():
+            return
+        self._filling = None
+        here = self._sessions.on_device(filling.session)
+        if here > filling.before:
+            self._device_tally.fetched(filling.session, filling.before, here)
+        self._changed()
+
+    def _fetched(self, session: SessionKey, place: int) -> None:
+        self._dram_tally.fetched(session, place, place + 1)
+        self._changed()
+
+    @staticmethod
+    def _pieces(chain: Sequence[ChunkKey], start: int) -> Iterator[Piece]:
+        return islice(enumerate(chain), start, None)

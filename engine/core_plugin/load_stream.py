@@ -121,6 +121,10 @@ class LoadStream:
                 self._fail_at(i, reason)
                 return
 
+    def cut(self, reason: MissReason, keep: int = 0) -> None:
+        """Bring nothing more up: what is at hand, and the first ``keep`` items, still come."""
+        self._fail_at(max(self.at_hand, keep), reason)
+
     def check_patience(self, now: float) -> None:
         """Give up when nothing has moved for ``patience_s``."""
         if now - self._progress_at > self._patience_s and not self._copying():
@@ -132,6 +136,17 @@ class LoadStream:
         """Whether a read of ``key`` that ends now is still of use."""
         i = self._index[key]
         return i < self._end and self._states[i] is ItemState.READING
+
+    @property
+    def at_hand(self) -> int:
+        """Leading items that are on the device or in DRAM."""
+        away = (ItemState.WAITING, ItemState.READING)
+        return next((i for i, state in enumerate(self._states) if state in away), len(self.items))
+
+    @property
+    def reading(self) -> int:
+        """Items that are on their way from SSD, those included that are given up."""
+        return self._states.count(ItemState.READING)
 
     @property
     def ended(self) -> bool:

@@ -51,6 +51,8 @@ class Loads:
         self._new_job_id = new_job_id
         # Half of DRAM: stores and other streams go on beside a stream.
         self._window = max(1, manager.capacity // 2)
+        self.reads_ahead: Callable[[], int] = lambda: manager.capacity
+        """Chunks that loads may have on their way from SSD at a time."""
         self._loads: list[Load] = []
         self._parts: dict[int, Part] = {}
 
@@ -62,18 +64,21 @@ class Loads:
 
     def is_open(self, request_id: str) -> bool:
         """Whether a load of the request runs."""
-        return any(load.request_id == request_id for load in self._loads)
+        return bool(self.streams(request_id))
 
     @property
     def waited_for(self) -> bool:
         """Whether a request waits for a load."""
         return any(load.request_id != FILL for load in self._loads)
 
+    def streams(self, request_id: str) -> list[LoadStream]:
+        """Of the loads that run for it."""
+        return [load.stream for load in self._loads if load.request_id == request_id]
+
     def give_up(self, request_id: str) -> None:
         """Nobody waits for the request any more: stop its load where it stands."""
-        for load in self._loads:
-            if load.request_id == request_id:
-                load.stream.give_up(MissReason.IO_TIMEOUT)
+        for stream in self.streams(request_id):
+            stream.give_up(MissReason.IO_TIMEOUT)
 
     def advance(self, now: float) -> dict[int, TransferJob]:
         """Read what fits the windows, end what has ended; the parts to copy, by job number."""
@@ -81,7 +86,8 @@ class Loads:
         for load in list(self._loads):
             stream = load.stream
             stream.check_patience(now)
-            wanted = stream.to_read(self._window - stream.in_dram())
+            ahead = self.reads_ahead() - sum(each.stream.reading for each in self._loads)
+            wanted = stream.to_read(min(self._window - stream.in_dram(), ahead))
             if wanted:
                 self._manager.bring(wanted, stream, now)
             while run := stream.take_run():

@@ -113,7 +113,7 @@ class ReportLedger:
             device=device,
             dram=dram,
             ssd=ssd,
-            prefetched=min(record.prefetched, ssd),
+            prefetched=min(record.prefetched, device + ssd),
             bytes_loaded=record.bytes_loaded,
             load_ms=round(record.load_ms, 3),
             misses=self._misses(record, prompt, reused, chain),

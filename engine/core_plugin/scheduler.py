@@ -139,10 +139,10 @@ class ValetScheduler(OffloadingConnectorScheduler):
             record.device = state.num_locally_computed_tokens
             self._note_public(request, state)
             self._admit(request, state, record)
-            if record.session is not None:
-                self.foresight.fetches.forget(record.session)
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if num_external_tokens == 0:
+            if record is not None and first:
+                self._note_found(record)
             return
         job_id, job = self._current_batch_load_jobs.popitem()
         assert isinstance(job.src_spec, DeferredLoad)
@@ -152,6 +152,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         stream = LoadStream(items, now=now, patience_s=LOAD_PATIENCE_S)
         if record is not None and first:
             self._note_origins(record, state, stream)
+            self._note_found(record)
         end = partial(self._on_load_ended, job_id, state)
         self.loads.open(request.request_id, stream, end, now)
 
@@ -329,6 +330,17 @@ class ValetScheduler(OffloadingConnectorScheduler):
             record.bytes_loaded += self.manager.chunk_bytes
             if item.key in origins.prefetched:
                 record.prefetched += tokens
+
+    def _note_found(self, record: RequestRecord) -> None:
+        """Prefetches learn what they were good for; those to the device show in the receipt."""
+        if record.session is None:
+            return
+        dram = record.tokens_by_tier.get(Tier.DRAM, 0) + record.prefetched
+        chunk = self.tokens_per_chunk
+        brought = self.foresight.found(
+            record.session, record.device // chunk, (record.device + dram) // chunk
+        )
+        record.prefetched += brought * chunk
 
     def _tokens(self, items: Sequence[LoadItem]) -> int:
         """Prompt tokens of chunks, counted in the first group: others cover the same tokens."""

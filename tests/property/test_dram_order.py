@@ -72,8 +72,8 @@ class OrderMachine(RuleBasedStateMachine):
         self.policy = DramPolicy(16, clock=lambda: 0.0)
         self.policy.bind(self.prefixes, Sessions())
         self.policy.standing_of = lambda key: self.standing.get(key, Standing.ORDINARY)
-        self.gone: list[ChunkKey] = []
-        self.policy.on_evicted = self.gone.extend
+        self.heard: dict[SessionKey, int] = {}
+        self.policy.on_held = self.heard.__setitem__
         self.standing: dict[ChunkKey, Standing] = {}
         self.owner: dict[ChunkKey, SessionKey | None] = {}
         self.order: list[ChunkKey] = []
@@ -128,15 +128,12 @@ class OrderMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6), protected=st.sets(KEYS, max_size=3))
     def evict(self, count: int, protected: set[ChunkKey]) -> None:
         free = [key for key in self.order if key not in self.busy and key not in protected]
-        self.gone.clear()
         evicted = self.policy.evict(count, {OffloadKey(key) for key in protected})
         if count > len(free):
             assert evicted is None
-            assert not self.gone
             return
         assert evicted is not None
         went = [ChunkKey(key) for key, _ in evicted]
-        assert went == self.gone
         assert len(set(went)) == count
         stayed = [key for key in free if key not in went]
         assert max(map(self.level, went)) <= min(map(self.level, stayed), default=9)
@@ -178,6 +175,7 @@ class OrderMachine(RuleBasedStateMachine):
             ]
             assert self.policy.held(session) == len(held)
             assert self.prefixes.told.get(session, 0) == len(held)
+        assert self.heard == self.prefixes.told
 
 
 TestOrder = OrderMachine.TestCase

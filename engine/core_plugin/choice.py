@@ -1,0 +1,228 @@
+"""Load or compute, where it is decided: the arbiter (``cache_tiers.arbiter``) in the scheduler.
+
+Scheduler thread only. A request that is asked about gets as much as is worth loading; its load is
+watched, and cut where it stands when it turns out slower than computing the rest. What it all costs
+is learned from what happens anyway: steps, copies, reads and whole loads. Where the disk was found
+to be slow nothing is loaded from it, so nothing would be learned; then a few chunks of what is
+computed are read on the side now and then, and nobody waits for them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from cache_tiers.arbiter import Bargain, Hit, Run, choose
+from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.types import ChunkKey, MissReason, Tier
+from engine.core_plugin.load_stream import LoadStream
+from engine.core_plugin.loads import FILL, Loads
+from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
+from engine.core_plugin.reports import RequestRecord
+from engine.core_plugin.ssd_tier import READ_DEADLINE_S
+from engine.core_plugin.steps import Piece, Prefill, Steps
+from engine.core_plugin.vllm_compat import OffloadingWorkerMetadata, RequestOffloadState
+
+TRY_EVERY_S = 5.0
+"""At most so often a few chunks of a disk that was found slow are read, to see whether it is."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A load that a request waits for."""
+
+    stream: LoadStream
+    bargain: Bargain
+    since: float
+    first: int
+    """Items of the stream that were there by then."""
+
+    @property
+    def arrived(self) -> int:
+        """Chunks since then; of several groups' items, which come group by group, the share."""
+        items = max(1, len(self.stream.items) - self.first)
+        return (self.stream.at_hand - self.first) * self.bargain.chunks // items
+
+
+class Choice:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        manager: TierManager,
+        loads: Loads,
+        costs: LearnedCosts,
+        *,
+        chunk_tokens: int,
+        groups: int,
+        workers: int,
+    ) -> None:
+        """``groups`` of KV, each with a chunk for every ``chunk_tokens`` tokens; ``workers`` copy
+        a part of each."""
+        self._manager = manager
+        self._loads = loads
+        self._costs = costs
+        self._chunk_tokens = chunk_tokens
+        self._groups = groups
+        self._workers = workers
+        self._steps = Steps(costs.prefilled)
+        self._busy = False
+        self._agreed: dict[str, Bargain] = {}
+        self._watched: list[_Watched] = []
+        self._try_at = 0.0
+        loads.reads_ahead = self._reads_ahead
+
+    # --- a request is asked about ----------------------------------------------------------------
+
+    def judge(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Bargain:
+        """How many of ``keys``, chunks in prefix order below the device, are worth loading, for a
+        prompt of so many tokens of which those before ``start`` are on the device."""
+        tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)
+        hit = Hit(
+            start=start,
+            prompt=prompt,
+            chunk_tokens=self._chunk_tokens,
+            runs=[Run(tier, sum(1 for _ in run)) for tier, run in groupby(tiers)],
+            parts=self._groups,
+            divisible=self._groups == 1,
+            busy=self._busy,
+        )
+        return choose(hit, self._costs)
+
+    def asked(
+        self, state: RequestOffloadState, tokens: int, record: RequestRecord | None, now: float
+    ) -> int:
+        """Of the ``tokens`` found below the device for a request, how many to load. May be asked
+        again for one that found no room."""
+        first = state.num_locally_computed_tokens // self._chunk_tokens
+        behind = -(-(state.num_locally_computed_tokens + tokens) // self._chunk_tokens)
+        keys = [ChunkKey(key) for key in state.group_states[0].offload_keys[first:behind]]
+        bargain = self.judge(keys, first * self._chunk_tokens, state.req.num_tokens)
+        self._agreed[state.req.request_id] = bargain
+        left = keys[bargain.chunks :]
+        if record is not None:
+            record.failure = MissReason.RECOMPUTE_CHEAPER if left else None
+        if not left:
+            return tokens
+        self._try(left, now)
+        end = (first + bargain.chunks) * self._chunk_tokens
+        return max(0, end - state.num_locally_computed_tokens)
+
+    def awaits_fill(self, state: RequestOffloadState, now: float) -> None:
+        """A request waits for what is being filled in on the device for it."""
+        keys = set(state.group_states[0].offload_keys)
+        for stream in self._loads.streams(FILL):
+            if stream.items[0].key in keys and all(w.stream is not stream for w in self._watched):
+                at = stream.at_hand
+                rest = [item.key for item in stream.items[at:]]
+                start = stream.items[0].first_block + at
+                bargain = self.judge(rest, start * self._chunk_tokens, state.req.num_tokens)
+                if bargain.chunks < len(rest):
+                    stream.cut(MissReason.RECOMPUTE_CHEAPER, keep=at + bargain.chunks)
+                self._watched.append(_Watched(stream, bargain, now, at))
+
+    # --- its load runs ---------------------------------------------------------------------------
+
+    def opened(self, request_id: str, stream: LoadStream, now: float) -> None:
+        """The load of a request that was asked about has begun."""
+        self._watched.append(_Watched(stream, self._agreed.pop(request_id), now, 0))
+
+    def ended(self, stream: LoadStream, now: float) -> None:
+        """It is over, whole or not."""
+        for watched in [w for w in self._watched if w.stream is stream]:
+            self._watched.remove(watched)
+            hit = watched.bargain.hit
+            if stream.failure is None:
+                dram, ssd = hit.upto(watched.bargain.chunks)
+                self._costs.loaded(dram, ssd, now - watched.since, busy=hit.busy)
+
+    def forget(self, request_id: str) -> None:
+        """The request is over."""
+        self._agreed.pop(request_id, None)
+
+    # --- every step ------------------------------------------------------------------------------
+
+    def begin_step(self, step: Any, states: "dict[str, RequestOffloadState]", now: float) -> None:
+        """vLLM's scheduler output is handed over: learn, and cut what has become too slow. After
+        ``manager.poll``, before ``loads.advance``."""
+        self._look(states, now)
+        pieces = dict(_pieces(step, states))
+        self._busy = step.total_num_scheduled_tokens > 0
+        self._steps.begin(pieces, computes=self._busy, now=now)
+        if self._manager.ssd is not None:
+            stats = self._manager.ssd.store.stats()
+            self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s)
+        for watched in list(self._watched):
+            stream = watched.stream
+            if stream.ended:
+                self._watched.remove(watched)
+            elif not watched.bargain.holds(watched.arrived, now - watched.since):
+                stream.cut(MissReason.RECOMPUTE_CHEAPER)
+
+    def end_step(
+        self,
+        meta: OffloadingWorkerMetadata,
+        states: "dict[str, RequestOffloadState]",
+        now: float,
+    ) -> None:
+        """Workers have said what they did."""
+        self._look(states, now)
+        copied = meta.transfer_stats.load
+        self._costs.tiers[Tier.DRAM].add(
+            copied.bytes / self._manager.chunk_bytes, copied.time / self._workers
+        )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _look(self, states: "dict[str, RequestOffloadState]", now: float) -> None:
+        def prefill(request_id: str) -> Prefill:
+            state = states.get(request_id)
+            if state is not None and state.req.num_output_tokens:
+                return Prefill.OVER
+            running = state is not None and not state.req.is_finished()
+            return Prefill.RUNS if running else Prefill.GONE
+
+        self._steps.look(prefill, now)
+
+    def _reads_ahead(self) -> int:
+        """Chunks that loads may have under way from SSD: as many as come within half of a read's
+        deadline, so that a slow disk is late for none."""
+        chunk_s = self._costs.tiers[Tier.SSD].chunk_s
+        return max(1, int(READ_DEADLINE_S / 2 / max(chunk_s, 1e-6)))
+
+    def _try(self, keys: Sequence[ChunkKey], now: float) -> None:
+        """Read some that are on SSD, so that its rate is known."""
+        if now < self._try_at:
+            return
+        self._try_at = now + TRY_EVERY_S
+        away = [key for key in keys if not self._manager.dram.has_or_awaits(key)]
+        self._manager.bring(away[:CHUNKS_PER_READ], _Nobody(), now, break_pins=False)
+
+
+class _Nobody:
+    """A ``ReadWaiter`` that waits for nothing: what comes is there unpinned."""
+
+    def wants(self, key: ChunkKey) -> bool:
+        return False
+
+    def on_reading(self, keys: Iterable[ChunkKey]) -> None:
+        pass
+
+    def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None:
+        pass
+
+    def on_failed(self, key: ChunkKey, reason: MissReason) -> None:
+        pass
+
+
+def _pieces(step: Any, states: "dict[str, RequestOffloadState]") -> Iterable[tuple[str, Piece]]:
+    """Of prompts, that a step of vLLM's computes."""
+    starts = {new.req_id: new.num_computed_tokens for new in step.scheduled_new_reqs}
+    known = step.scheduled_cached_reqs
+    starts.update(zip(known.req_ids, known.num_computed_tokens, strict=True))
+    for request_id, tokens in step.num_scheduled_tokens.items():
+        state, start = states.get(request_id), starts[request_id]
+        if state is None or state.req.num_output_tokens:
+            continue
+        if start < state.req.num_prompt_tokens:
+            yield request_id, (start, start + tokens)

@@ -1,0 +1,173 @@
+"""What is foreseen meets the tiers: real DRAM region, real store, no engine; time is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.returns.types import Awaits, TurnEnd
+from cache_tiers.types import ChunkKey, SessionKey, Tier
+from engine.core_plugin.fetches import PLANNED_AT_ONCE
+from engine.core_plugin.foresight import Foresight
+from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.vllm_compat import OffloadKey
+from tests.integration.test_tier_manager import CHUNK, ROWS, Tiers, key
+
+TOKENS = 128
+SLOW_S = 0.05
+"""Seconds a chunk, of a disk slow enough for a load to be felt."""
+
+
+class World:
+    """Tiers, sessions and foresight at a time of the test's choosing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tiers = Tiers(folder)
+        self.manager = self.tiers.manager
+        self.sessions = SessionChunks(self.manager, 1, TOKENS)
+        self.costs = LearnedCosts(CHUNK)
+        self.costs.tiers[Tier.SSD].add(100, 100 * SLOW_S)
+        # Computing is slower still.
+        self.costs.prefilled([(0, 1024)], 1024 * 0.01)
+        self.now = 1000.0
+        self.foresight = Foresight(
+            self.manager,
+            self.sessions,
+            self.costs,
+            tokens_per_chunk=TOKENS,
+            clock=lambda: self.now,
+        )
+
+    def turn(self, name: str, numbers: range) -> tuple[SessionKey, list[ChunkKey]]:
+        """A turn of a session that ends with this chain, all of it on SSD."""
+        session, chain = SessionKey(f"t/{name}"), [key(n) for n in numbers]
+        self.sessions.begin_use(session)
+        self.foresight.request_came(session)
+        for n in numbers:
+            self.tiers.store([n])
+            self.manager.dram.order.own([OffloadKey(key(n))], session)
+        self.sessions.remember(session, None, chain, [], alone=True)
+        self.foresight.request_over(session)
+        return session, chain
+
+    def away(self, session: SessionKey, expected_s: float | None = None) -> None:
+        self.foresight.turn_ended(
+            TurnEnd(session=session, awaits=Awaits.TOOL, tool="make", expected_s=expected_s)
+        )
+
+    def demote(self, chain: list[ChunkKey]) -> None:
+        assert self.manager.dram.drop(chain) == len(chain)
+
+    def in_dram(self, chain: list[ChunkKey]) -> int:
+        return sum(self.manager.dram.has(each) for each in chain)
+
+    def run(self, *, loads_wait: bool = False) -> None:
+        """Step until nothing is on its way."""
+
+        def step() -> bool:
+            self.foresight.poll(self.now, loads_wait=loads_wait)
+            return loads_wait or not self.foresight.busy
+
+        self.tiers.until(step)
+        self.tiers.settle()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "store")
+    yield world
+    world.tiers.close()
+
+
+def test_an_announced_return_is_prepared_in_time_and_not_long_before(world: World) -> None:
+    session, chain = world.turn("a", range(6))
+    world.away(session, expected_s=600.0)
+    other, others = world.turn("b", range(10, 10 + ROWS))
+    world.away(other)
+    assert world.in_dram(chain) == 0, "the other's turn has taken all of DRAM"
+    world.now += 60
+    world.run()
+    assert world.in_dram(chain) == 0, "ten minutes are ten minutes"
+    while world.now < 1000.0 + 599 and world.in_dram(chain) < len(chain):
+        wake = world.foresight.next_in_s()
+        assert wake is not None, "somebody has to ask again"
+        world.now += max(wake, 0.05)
+        world.run()
+    assert world.in_dram(chain) == len(chain)
+    assert world.now > 1000.0 + 300, "it took others' room for longer than it had to"
+    assert world.foresight.told().prefetched_chunks >= len(chain)
+    assert world.in_dram(others) == ROWS - len(chain)
+
+
+def test_the_first_byte_brings_a_session_up_at_once(world: World) -> None:
+    session, chain = world.turn("a", range(6))
+    world.away(session)
+    world.demote(chain)
+    world.foresight.arriving(session)
+    assert world.foresight.busy
+    world.run(loads_wait=False)
+    assert world.in_dram(chain) == len(chain)
+    world.now += 0.02
+    world.foresight.asked(session)
+    assert world.costs.lead_s == pytest.approx(0.02)
+    assert world.foresight.found(session, 0, len(chain)) == 0
+    told = world.foresight.told()
+    assert (told.prefetched_chunks, told.used_chunks, told.wasted_bytes) == (6, 6, 0)
+
+
+def test_plans_wait_while_a_request_waits_for_a_load_and_go_on_a_few_at_a_time(
+    world: World,
+) -> None:
+    session, chain = world.turn("a", range(ROWS))
+    world.demote(chain)
+    world.foresight.fetches.follow([(session, list(enumerate(chain)))])
+    world.foresight.fetches.advance(world.now, loads_wait=True)
+    assert world.foresight.fetches.flying(session) == 0
+    world.foresight.fetches.advance(world.now, loads_wait=False)
+    assert 0 < world.foresight.fetches.flying(session) <= PLANNED_AT_ONCE
+    world.foresight.fetches.follow([])
+    assert not world.foresight.fetches.planned
+    world.run()
+    arrived = world.in_dram(chain)
+    assert arrived == PLANNED_AT_ONCE, "what was being read arrives, the rest was cancelled"
+
+
+def test_what_nobody_asked_for_was_read_in_vain(world: World) -> None:
+    session, chain = world.turn("a", range(4))
+    world.away(session)
+    world.demote(chain)
+    world.foresight.arriving(session)
+    world.run()
+    world.foresight.request_over(session)
+    world.turn("b", range(10, 10 + ROWS))
+    assert world.foresight.told().wasted_bytes == 4 * CHUNK
+
+
+def test_a_session_in_a_turn_is_not_cut_while_an_idle_one_could_be(world: World) -> None:
+    idle, idles = world.turn("idle", range(4))
+    world.away(idle)
+    busy = SessionKey("t/busy")
+    _, chain = world.turn("busy", range(10, 14))
+    world.foresight.request_came(busy)
+    world.turn("new", range(20, 23))
+    assert world.in_dram(chain) == 4
+    assert world.in_dram(idles) == 1
+
+
+def test_nothing_is_known_of_a_session_that_is_not_away(world: World) -> None:
+    session, _ = world.turn("a", range(3))
+    assert world.foresight.back(session) == (None, None)
+    world.away(session, expected_s=30.0)
+    median, most = world.foresight.back(session)
+    assert median is not None
+    assert most is not None
+    assert 10 < median < 60 < 10 * most
+    world.foresight.expect(session, 300.0, "")
+    longer, _ = world.foresight.back(session)
+    assert longer is not None
+    assert longer > median
+    world.foresight.forget(session)
+    assert world.foresight.back(session) == (None, None)
+    world.foresight.expect(session, 300.0, "")
+    assert world.foresight.back(session) == (None, None)
