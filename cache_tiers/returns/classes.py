@@ -1,7 +1,6 @@
 """Classes of gaps, each a part of a wider one, and what they have been like."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Final
 
 from cache_tiers.returns.curve import Grid, Shares
@@ -11,6 +10,8 @@ from cache_tiers.types import tenant_of
 
 Name = tuple[str, ...]
 """Of a class: what it goes by, and which one of those."""
+Path = tuple[Name, ...]
+"""The classes that a gap is in, the widest first, but for everyone's."""
 
 _MOST: Final = 8_192
 """Classes remembered, those used last: 2.5 KiB each, 4.5 of those announced."""
@@ -54,19 +55,19 @@ class Classes:
         """Classes remembered."""
         return len(self._narrower) + 1
 
-    def expected(self, end: TurnEnd) -> Shares:
-        """Of a gap that begins with ``end``. Not to be changed."""
+    def expected(self, path: Path) -> Shares:
+        """Of a gap. Not to be changed."""
         returning = self._everyone.returning(self._prior)
-        for name in _names(end):
+        for name in path:
             if self._helps(name):
                 returning = self._class(name).returning(returning)
         return returning
 
-    def came_back(self, end: TurnEnd, place: int) -> None:
-        """A gap that began with ``end`` ended in that bin."""
+    def came_back(self, path: Path, place: int) -> None:
+        """A gap ended in that bin."""
         wider = self._everyone.returning(self._prior)
         self._everyone.came_back(place)
-        for name in _names(end):
+        for name in path:
             history = self._class(name)
             helps = self._helps(name)
             narrower = history.returning(wider)
@@ -77,16 +78,17 @@ class Classes:
             if helps:
                 wider = narrower
 
-    def was_lost(self, end: TurnEnd, place: int) -> None:
-        """A gap that began with ``end`` lasted into that bin, at least."""
+    def was_lost(self, path: Path, place: int) -> None:
+        """A gap lasted into that bin, at least."""
         self._everyone.was_lost(place)
-        for name in _names(end):
+        for name in path:
             self._class(name).was_lost(place)
 
     def shifted(self) -> None:
         """What was seen so far says little of what will come."""
         self._everyone.shrink(_KEPT_AFTER_SHIFT)
-        self._narrower.clear()
+        for name in [name for name in self._narrower if not _of_session(name)]:
+            del self._narrower[name]
         self._merits = dict.fromkeys(self._merits, 0.0)
 
     def _helps(self, name: Name) -> bool:
@@ -95,7 +97,7 @@ class Classes:
     def _class(self, name: Name) -> History:
         history = self._narrower.get(name)
         if history is None:
-            make = _own if name[0].startswith("session") else _shared
+            make = _own if _of_session(name) else _shared
             history = self._narrower[name] = make(self._tally)
             if len(self._narrower) > _MOST:
                 self._narrower.popitem(last=False)
@@ -104,17 +106,28 @@ class Classes:
         return history
 
 
-def _names(end: TurnEnd) -> Iterator[Name]:
+def path_of(end: TurnEnd) -> Path:
+    """Of the gap that begins with ``end``."""
     tenant = tenant_of(end.session)
-    yield "tenant", tenant
-    yield "hour", tenant, str(end.hour // _HOURS)
-    yield "turn", tenant, str(sum(end.turn >= turn for turn in _LATER_TURNS))
-    yield "session", end.session
-    if end.tool:
-        tool = end.tool[:_LONGEST_TOOL]
-        yield "tool", tool
-        yield "tenant's tool", tool, tenant
-        yield "session's tool", tool, end.session
+    path: Path = (
+        ("tenant", tenant),
+        ("hour", tenant, str(end.hour // _HOURS)),
+        ("turn", tenant, str(sum(end.turn >= turn for turn in _LATER_TURNS))),
+        ("session", end.session),
+    )
+    if not end.tool:
+        return path
+    tool = end.tool[:_LONGEST_TOOL]
+    return (
+        *path,
+        ("tool", tool),
+        ("tenant's tool", tool, tenant),
+        ("session's tool", tool, end.session),
+    )
+
+
+def _of_session(name: Name) -> bool:
+    return name[0].startswith("session")
 
 
 def _shared(tally: Tally) -> History:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from cache_tiers.returns.classes import Classes
+from cache_tiers.returns.classes import Classes, Path, path_of
 from cache_tiers.returns.curve import Curve
 from cache_tiers.returns.fit import Calibration, Fit
 from cache_tiers.returns.prior import GAPS, RATIOS, of_announced, of_gaps
@@ -18,7 +18,8 @@ _MOST_AWAY: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class _Away:
-    end: TurnEnd
+    awaits: Awaits
+    path: Path
     since: float
     outlook: Curve
     unit_s: float | None
@@ -43,12 +44,12 @@ class EmpiricalReturns:
     def ended(self, end: TurnEnd, now: float) -> None:
         """See ``Returns``. A session that was away already has not come back from that gap."""
         self.forget(end.session, now)
-        unit_s = _announced(end)
+        path, unit_s = path_of(end), _announced(end)
         if unit_s is None:
-            outlook = Curve(GAPS, self._gaps[end.awaits].expected(end))
+            outlook = Curve(GAPS, self._gaps[end.awaits].expected(path))
         else:
-            outlook = Curve(RATIOS, self._ratios[end.awaits].expected(end), unit_s)
-        self._away[end.session] = _Away(end, now, outlook, unit_s)
+            outlook = Curve(RATIOS, self._ratios[end.awaits].expected(path), unit_s)
+        self._away[end.session] = _Away(end.awaits, path, now, outlook, unit_s)
         if len(self._away) > _MOST_AWAY:
             self.forget(next(iter(self._away)), now)
 
@@ -61,10 +62,10 @@ class EmpiricalReturns:
         if self._saw(away, gap_s):
             for classes in (*self._gaps.values(), *self._ratios.values()):
                 classes.shifted()
-        self._gaps[away.end.awaits].came_back(away.end, GAPS.bin_of(gap_s))
+        self._gaps[away.awaits].came_back(away.path, GAPS.bin_of(gap_s))
         if away.unit_s is not None:
             place = RATIOS.bin_of(gap_s / away.unit_s)
-            self._ratios[away.end.awaits].came_back(away.end, place)
+            self._ratios[away.awaits].came_back(away.path, place)
 
     def forget(self, session: SessionKey, now: float) -> None:
         """See ``Returns``."""
@@ -72,10 +73,10 @@ class EmpiricalReturns:
         if away is None:
             return
         gap_s = max(0.0, now - away.since)
-        self._gaps[away.end.awaits].was_lost(away.end, GAPS.bin_of(gap_s))
+        self._gaps[away.awaits].was_lost(away.path, GAPS.bin_of(gap_s))
         if away.unit_s is not None:
             place = RATIOS.bin_of(gap_s / away.unit_s)
-            self._ratios[away.end.awaits].was_lost(away.end, place)
+            self._ratios[away.awaits].was_lost(away.path, place)
 
     def outlook(self, session: SessionKey) -> Outlook | None:
         """See ``Returns``."""
