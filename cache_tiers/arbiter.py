@@ -73,6 +73,10 @@ class Hit:
     chunk_tokens: int
     runs: Sequence[Run]
     """From ``start`` on, in prefix order."""
+    parts: int = 1
+    """Of each chunk, to be fetched one by one: as many as there are groups of KV."""
+    divisible: bool = True
+    """Whether what has come of a load that is cut can be used."""
     busy: bool = False
     """Whether the engine computes for others meanwhile."""
 
@@ -82,11 +86,11 @@ class Hit:
         return sum(run.chunks for run in self.runs)
 
     def upto(self, chunks: int) -> tuple[int, int]:
-        """Of the first so many, those in DRAM and those on SSD."""
+        """Of the first so many, the parts in DRAM and those on SSD."""
         counts = {Tier.DRAM: 0, Tier.SSD: 0}
         for run in self.runs:
             taken = min(chunks, run.chunks)
-            counts[run.tier] += taken
+            counts[run.tier] += taken * self.parts
             chunks -= taken
         return counts[Tier.DRAM], counts[Tier.SSD]
 
@@ -107,17 +111,21 @@ class Bargain:
     def holds(self, arrived: int, elapsed_s: float) -> bool:
         """Whether to go on, ``elapsed_s`` after the load began, with the first ``arrived`` chunks
         on the device or in DRAM."""
-        worth_s = self._worth_s(0, arrived)
+        kept = self._kept(arrived)
         allowed_s = self._agreed_s + SLACK * self._worth_s(0, self.chunks)
-        if elapsed_s - worth_s > allowed_s:
+        if elapsed_s - self._worth_s(0, kept) > allowed_s:
             return False
-        return self._rest_s(arrived) <= (1 + SLACK) * self._worth_s(arrived, self.chunks)
+        return self._rest_s(arrived) <= (1 + SLACK) * self._worth_s(kept, self.chunks)
 
     def _deficits(self) -> list[float]:
         """As it is expected to go: what will have been spent when the next chunk comes, less what
         those before it are worth."""
         fetched = (self._fetch_s(k + 1) for k in range(self.chunks))
-        return [spent - self._worth_s(0, k) for k, spent in enumerate(fetched)]
+        return [spent - self._worth_s(0, self._kept(k)) for k, spent in enumerate(fetched)]
+
+    def _kept(self, arrived: int) -> int:
+        """Of those that arrived, what a cut leaves."""
+        return arrived if self.hit.divisible else 0
 
     def _rest_s(self, arrived: int) -> float:
         """To load what has not arrived, as the tiers go now."""

@@ -99,3 +99,43 @@ def test_an_impossible_report_is_a_bug() -> None:
         load.on_copied([key(0)], now=0.0)
     with pytest.raises(ValueError, match="twice"):
         LoadStream([load.items[0], load.items[0]], now=0.0, patience_s=1.0)
+
+
+def test_a_cut_leaves_what_is_at_hand() -> None:
+    load = stream(5)
+    load.on_reading([key(0), key(1), key(2), key(3)])
+    load.on_ready([key(0), key(1), key(3)], now=0.0)
+    assert load.at_hand == 2
+    load.cut(MissReason.RECOMPUTE_CHEAPER)
+    assert load.to_read(9) == []
+    assert not load.wants(key(2))
+    run = load.take_run()
+    assert [item.key for item in run] == [key(0), key(1)]
+    load.on_copied([key(0), key(1)], now=0.0)
+    assert load.ended
+    assert load.failure is MissReason.RECOMPUTE_CHEAPER
+    assert [item.key for item in load.lost()] == [key(2), key(3), key(4)]
+    assert load.pinned_leftovers() == [key(3)]
+
+
+def test_a_cut_may_keep_more_than_is_at_hand() -> None:
+    load = stream(5)
+    load.on_ready([key(0)], now=0.0)
+    load.cut(MissReason.RECOMPUTE_CHEAPER, keep=3)
+    assert load.to_read(9) == [key(1), key(2)]
+
+
+def test_a_cut_of_what_is_all_there_changes_nothing() -> None:
+    load = stream(2)
+    load.on_ready([key(0), key(1)], now=0.0)
+    load.cut(MissReason.RECOMPUTE_CHEAPER)
+    assert load.failure is None
+    assert load.at_hand == 2
+
+
+def test_it_counts_what_is_on_its_way() -> None:
+    load = stream(3)
+    load.on_reading([key(0), key(1)])
+    assert load.reading == 2
+    load.on_ready([key(0)], now=0.0)
+    assert load.reading == 1
