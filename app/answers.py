@@ -13,6 +13,7 @@ from app.turns import LiveTurn
 from app.wire import (
     Api,
     answer_in,
+    calls_tool,
     holds_response,
     put_cached,
     put_receipt,
@@ -55,6 +56,7 @@ class Answer:
         self._held: Event | None = None
         self._passed: list[bytes] = []
         self._passed_bytes = 0
+        self._calls_tool = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -120,9 +122,13 @@ class Answer:
         if not event.data:
             return [event.raw]
         ready, self._held = self._held, event
+        value = ready.json() if ready is not None else None
+        if value is not None:
+            # The reason of the end may come before the usage, which comes last.
+            self._calls_tool = self._calls_tool or calls_tool(self._api, value)
         if event.data == b"[DONE]":
             self._held = None
-            if ready is not None and (value := ready.json()) is not None and "error" not in value:
+            if ready is not None and value is not None and "error" not in value:
                 ready = await self._with_receipt(ready, value)
             return [ready.raw, event.raw] if ready is not None else [event.raw]
         return [ready.raw] if ready is not None else []
@@ -164,7 +170,8 @@ class Answer:
                 reports = (g.report for g in turn.context.generations)
                 put_cached(self._api, answer, sum(cached_tokens(r) for r in reports if r))
             turn.also_at_end.append(exchange.keeping(answer, turn))
-        receipt = await turn.finish(said)
+        called = self._calls_tool or calls_tool(self._api, value)
+        receipt = await turn.finish(said, calls_tool=called)
         if exchange is not None:
             exchange.told(answer, recorded=turn.recorded)
         if receipt is not None:

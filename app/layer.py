@@ -10,11 +10,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.answers import Answer
 from app.auth import tenant_salt
 from app.errors import NOT_SERVED, Problem, bad_parameter, respond, too_large
+from app.expectation import BadExpectation, Expectation, expectation_of
+from app.gaps import Arrival
 from app.histories.reading import read_request
 from app.leases import BadLease, wish_of
 from app.quotas import Admission
 from app.refusals import Refusals
-from app.resolve import BadSessionName, for_engine, parse_body, resolve_session
+from app.resolve import (
+    BadSessionName,
+    for_engine,
+    named_in_headers,
+    parse_body,
+    resolve_session,
+)
 from app.responses.desk import Exchange, ResponseDesk
 from app.served import METRICS, OPEN, is_served
 from app.tenants import Tenants
@@ -42,6 +50,7 @@ class SessionLayer:
         responses: ResponseDesk,
         default_model: str,
         health: ASGIApp,
+        metrics: ASGIApp,
         sessions: bool = True,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
@@ -54,6 +63,7 @@ class SessionLayer:
         self._responses = responses
         self._default_model = default_model
         self._health = health
+        self._metrics = metrics
         self._sessions = sessions
         self._max_body_bytes = max_body_bytes
 
@@ -75,7 +85,7 @@ class SessionLayer:
         headers = _headers(scope)
         if path.startswith(METRICS):
             refusal = self._tenants.auth.refuses_operator(headers)
-            await (self._app if refusal is None else respond(refusal))(scope, receive, send)
+            await (self._metrics if refusal is None else respond(refusal))(scope, receive, send)
             return
         served = is_served(path)
         # A browser asks with OPTIONS, before it may send the key.
@@ -108,6 +118,9 @@ class SessionLayer:
         receive: Receive,
         send: Send,
     ) -> None:
+        arrival = Arrival(self._desk.gaps, tenant)
+        if self._sessions:
+            arrival.of(named_in_headers(headers))
         raw = await self._read(receive)
         if raw is None:
             return
@@ -118,12 +131,15 @@ class SessionLayer:
         try:
             session = resolve_session(body or {}, headers, new_session_id)
             wish = wish_of(api, body or {})
-        except (BadSessionName, BadLease) as error:
+            expectation = expectation_of(headers)
+        except (BadSessionName, BadLease, BadExpectation) as error:
             await respond(bad_parameter(error.param, str(error)))(scope, receive, send)
             return
         if not self._sessions:
             await self._pass(tenant, admission, raw, body or {}, scope, receive, send)
             return
+        if session.named:
+            arrival.of(session.session_id)
         exchange: Exchange | None = None
         if api is Api.RESPONSES and body is not None:
             opened = await self._responses.open(tenant, body)
@@ -141,6 +157,9 @@ class SessionLayer:
             session.session_id,
             after=exchange.after if exchange else None,
         )
+        if place.session_id != session.session_id:
+            arrival.of(place.session_id)
+        expectation = self._own(expectation, tenant, place.session_id)
         goes_on = False
         try:
             refusal = await self._tenants.refuses_turn(
@@ -155,7 +174,8 @@ class SessionLayer:
             return
         if body is not None:
             raw = for_engine(raw, body)
-        turn = self._desk.open(tenant, place, model, tenant_salt(self._secret, tenant), wish)
+        salt = tenant_salt(self._secret, tenant)
+        turn = self._desk.open(tenant, place, model, salt, wish, expectation)
         token = current_turn.set(turn.context)
         try:
             await self._desk.fork(tenant, place)
@@ -168,6 +188,15 @@ class SessionLayer:
             current_turn.reset(token)
             turn.close()
             self._tenants.settle(tenant, admission, turn.context.generations)
+
+    def _own(self, expectation: Expectation, tenant: str, session_id: str) -> Expectation:
+        """What is said of this session's gap; of another one's, the engine is told."""
+        other = expectation.session_id
+        if other is None or other == session_id:
+            return expectation
+        about = session_key(tenant, other)
+        self._desk.gaps.expecting(about, expectation.seconds, expectation.tool)
+        return Expectation()
 
     async def _pass(
         self,

@@ -19,7 +19,9 @@ from typing import Final
 from fastapi import FastAPI
 
 from app.auth import Authenticator, SecretUnusable
+from app.gaps import Gaps
 from app.health import Health
+from app.hints import Hints
 from app.layer import SessionLayer
 from app.meter import TenantMeter
 from app.metrics import COORDINATION_FAILURES, TENANTS_STALE
@@ -28,10 +30,12 @@ from app.responses.desk import ResponseDesk
 from app.routes.audit import audit_router
 from app.routes.conversations import conversations_router
 from app.routes.responses import responses_router
+from app.routes.session_gaps import gaps_router
 from app.routes.session_leases import leases_router
 from app.routes.session_lineage import lineage_router
 from app.routes.sessions import sessions_router
 from app.routes.tenant_summary import tenant_summary_router
+from app.scrape import Scrape
 from app.secret import installation_secret
 from app.served import keep_served
 from app.server import Server, StopSignals, bind
@@ -96,6 +100,9 @@ class Valet:
     """Keeps house while it is served."""
     heartbeat: Heartbeat
     """Beats while it is served, whatever the reaper is busy with."""
+    hints: Hints
+    """Polls the engine while it is served."""
+    scrape: Scrape
 
 
 def build_engine(settings: Settings) -> EnginePort:
@@ -153,16 +160,19 @@ async def open_valet(settings: Settings, engine: EnginePort) -> AsyncIterator[Va
         following = asyncio.create_task(directory.watch())
         reaping = asyncio.create_task(valet.reaper.run())
         beating = asyncio.create_task(valet.heartbeat.run())
+        polling = asyncio.create_task(valet.hints.run())
         try:
             yield valet
         finally:
             valet.reaper.stop()
             valet.heartbeat.stop()
             await asyncio.wait((reaping, beating), timeout=SETTLE_S)
-            for task in (following, reaping, beating):
+            for task in (following, reaping, beating, polling):
                 task.cancel()
-            await asyncio.wait((following, reaping, beating))
+            await asyncio.wait((following, reaping, beating, polling))
             await valet.desk.settle(SETTLE_S)
+            await valet.desk.gaps.close()
+            await valet.scrape.close()
     finally:
         await coordinator.close()
         await database.close()
@@ -228,7 +238,9 @@ def _join(
     budgets = settings.pin_budgets
     leases = LeaseService(units, engine, _now, instance=instance, budgets=budgets)
     histories = Histories(units, secret, settings.resolve_wait_s)
-    desk = TurnDesk(sessions, histories, engine, leases)
+    hints = Hints(engine)
+    gaps = Gaps(hints, lambda: datetime.now().astimezone().hour)
+    desk = TurnDesk(sessions, histories, engine, leases, gaps)
     tenants = Tenants(
         directory=directory,
         auth=Authenticator(
@@ -249,8 +261,10 @@ def _join(
     engine_app.include_router(sessions_router(sessions, lineage, leases))
     engine_app.include_router(lineage_router(sessions, lineage, tenants.session_quota))
     engine_app.include_router(leases_router(leases))
+    engine_app.include_router(gaps_router(sessions, gaps))
     engine_app.include_router(audit_router(sessions))
     engine_app.include_router(tenant_summary_router(tenants, engine))
+    scrape = Scrape(engine_app, engine)
     layer = SessionLayer(
         engine_app,
         tenants=tenants,
@@ -259,6 +273,7 @@ def _join(
         responses=responses,
         default_model=engine.models[0],
         health=Health(engine_app, lambda: _lost(database, coordinator)),
+        metrics=scrape,
         sessions=settings.sessions,
     )
     heartbeat = make_heartbeat(database, _now, instance)
@@ -274,7 +289,9 @@ def _join(
         _now,
         instance,
     )
-    return Valet(engine, engine_app, sessions, desk, tenants, layer, reaper, heartbeat)
+    return Valet(
+        engine, engine_app, sessions, desk, tenants, layer, reaper, heartbeat, hints, scrape
+    )
 
 
 def _lost(database: Database, coordinator: Coordinator) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
 
+from cache_tiers.hints import Foresight
+
 TURNS: Final = Counter("valet_turns", "Turns that ended, by how.", ["outcome"])
 REUSED_TOKENS: Final = Counter(
     "valet_reused_tokens", "Prompt tokens whose KV was reused, by tier.", ["tier"]
@@ -24,6 +26,33 @@ UPKEEP_FAILURES: Final = Counter(
 TENANTS_STALE: Final = Gauge(
     "valet_tenants_stale", "1 while API keys and quotas cannot be read from the database."
 )
+
+HINT_FAILURES: Final = Counter(
+    "valet_hint_failures", "What the engine was to be told of gaps, and was not."
+)
+RETURNS_TRUSTED: Final = Gauge(
+    "valet_returns_trusted", "1 while predictions of the next turn fit; else recency decides."
+)
+RETURNS_WITHIN: Final = Gauge(
+    "valet_returns_within", "Share of the latest gaps that ended by the quantile.", ["quantile"]
+)
+RETURNS_DISTANCE: Final = Gauge(
+    "valet_returns_distance", "Of the latest gaps from the predictions, Kolmogorov-Smirnov, 0 to 1."
+)
+RETURNS_GAPS: Final = Gauge("valet_returns_gaps", "Gaps that those shares are of.")
+RETURNS_SHIFTS: Final = Gauge(
+    "valet_returns_shifts", "How often predictions stopped fitting since the start."
+)
+
+
+def show_foresight(foresight: Foresight) -> None:
+    """Show what an engine says of its predictions."""
+    RETURNS_TRUSTED.set(foresight.trusted)
+    RETURNS_DISTANCE.set(foresight.ks)
+    RETURNS_GAPS.set(foresight.gaps)
+    RETURNS_SHIFTS.set(foresight.shifts)
+    for percent, share in foresight.within.items():
+        RETURNS_WITHIN.labels(str(int(percent) / 100)).set(share)
 
 
 def count_receipt(receipt: dict[str, Any]) -> None:

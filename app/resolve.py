@@ -61,6 +61,16 @@ def resolve_session(
     return Resolved(_of_text(text), named=True) if text else Resolved(new_id(), named=False)
 
 
+def named_in_headers(headers: Mapping[str, str]) -> str | None:
+    """The session that a request's headers name, before its body is there; None for none, or none
+    that can be."""
+    try:
+        resolved = resolve_session({}, headers, str)
+    except BadSessionName:
+        return None
+    return resolved.session_id if resolved.named else None
+
+
 def _as_it_is(param: str, value: object) -> str:
     if not isinstance(value, str):
         raise BadSessionName(param, f"{param} must be a string.")

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from app.expectation import Expectation
+from app.gaps import Gaps, Stay
 from app.lease_claim import LeaseClaim
 from app.leases import Wish
 from app.metrics import STATE_FAILURES, TURNS, count_receipt
@@ -52,6 +54,7 @@ class TurnDesk:
     histories: Histories
     engine: EnginePort
     leases: LeaseService
+    gaps: Gaps
     cost: PrefillCost = field(default_factory=PrefillCost)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -61,12 +64,19 @@ class TurnDesk:
         return self.engine.info.fingerprint
 
     def open(
-        self, tenant: str, place: Place, model: str, cache_salt: str, wish: Wish | None = None
+        self,
+        tenant: str,
+        place: Place,
+        model: str,
+        cache_salt: str,
+        wish: Wish | None,
+        expectation: Expectation,
     ) -> "LiveTurn":
         """A turn that begins when the engine accepts its first generation. ``place`` was found by
-        ``histories``, and is released when the turn is over. ``wish`` is the lease asked for."""
+        ``histories``, and is released when the turn is over. ``wish`` is the lease asked for,
+        ``expectation`` what the client says of the gap after the turn."""
         claim = None if wish is None else LeaseClaim(self.leases, wish)
-        return LiveTurn(self, tenant, place, model, cache_salt, claim)
+        return LiveTurn(self, tenant, place, model, cache_salt, claim, expectation)
 
     async def fork(self, tenant: str, place: Place) -> None:
         """Have a fork share its parent's KV. What cannot be shared is computed."""
@@ -79,6 +89,8 @@ class TurnDesk:
             await asyncio.wait_for(forking, FORK_WAIT_S)
         except (EngineError, TimeoutError) as error:
             logger.warning("A fork shares nothing with its parent: %s", error or "no time")
+            return
+        self.gaps.arriving(child)
 
     async def drop(self, tenant: str, session_id: str) -> None:
         """Have the engine forget a session that the database does not know."""
@@ -111,6 +123,7 @@ class LiveTurn:
         model: str,
         cache_salt: str,
         claim: LeaseClaim | None,
+        expectation: Expectation,
     ) -> None:
         self.session_id = place.session_id
         self.also_at_end: list[Write] = []
@@ -128,6 +141,8 @@ class LiveTurn:
         self._place = place
         self._model = model
         self._claim = claim
+        self._expectation = expectation
+        self._stay: Stay | None = None
         self._over = asyncio.Event()
         self._numbered = asyncio.Event()
         self._ticket: Ticket | None = None
@@ -157,9 +172,12 @@ class LiveTurn:
         """Whether what is answered belongs to a history."""
         return self._place.chain is not None
 
-    async def finish(self, answers: Sequence[Message] = ()) -> dict[str, Any] | None:
+    async def finish(
+        self, answers: Sequence[Message] = (), *, calls_tool: bool = False
+    ) -> dict[str, Any] | None:
         """Record the turn and return its receipt; None while the engine has not finished, or when
-        nothing was generated. ``answers`` are the choices that the client is given. Waits at most
+        nothing was generated. ``answers`` are the choices that the client is given, as far as they
+        could be read; ``calls_tool``: the answer says that it calls one. Waits at most
         ``STATE_WAIT_S`` for the database; a turn that is not recorded by then, or not at all, has a
         receipt without a number.
 
@@ -172,6 +190,9 @@ class LiveTurn:
             async with asyncio.timeout(STATE_WAIT_S):
                 await self._ended(self._task, answers)
         self._over.set()
+        if self._stay is not None:
+            number, said = self.number or 1, self._expectation
+            self._stay.answered(number, answers, calls_tool=calls_tool, expectation=said)
         if self._ticket is not None:
             self._release(answered=True)
             return self._told()
@@ -201,6 +222,8 @@ class LiveTurn:
         if self._task is None:
             self._release()
             self._drop_fork()
+        if self._stay is not None:
+            self._stay.aborted(self.number or 1)
 
     def _drop_fork(self) -> None:
         """No turn began: nothing would ever delete what the fork holds of its parent's KV."""
@@ -222,6 +245,7 @@ class LiveTurn:
 
     def _begin(self) -> None:
         if self._task is None:
+            self._stay = self._desk.gaps.begun(self.context.session)
             self._task = self._desk.spawn(self._live())
             self._task.add_done_callback(lambda _: self._release())
 

@@ -27,6 +27,7 @@ _WITH_RESPONSE = frozenset(
     for state in ("queued", "created", "in_progress", "completed", "incomplete", "failed")
 )
 _HOUR_S = 3600
+_CALLING = ("tool_calls", "function_call")
 _FINAL_RESPONSES = ("response.completed", "response.incomplete")
 
 
@@ -41,6 +42,18 @@ def takes_receipt(api: Api, event: dict[str, Any]) -> bool:
 def holds_response(name: bytes) -> bool:
     """Whether events of this name in a Responses stream hold the response object."""
     return name in _WITH_RESPONSE
+
+
+def calls_tool(api: Api, value: dict[str, Any]) -> bool:
+    """Whether an answer, or a stream's event, says that it ends with a call of a tool."""
+    if api is Api.MESSAGES:
+        ending = value.get("delta") or value
+        return bool(ending.get("stop_reason") == "tool_use")
+    if api is Api.RESPONSES:
+        output = answer_in(api, value).get("output") or ()
+        return any(item.get("type") == "function_call" for item in output)
+    choices = value.get("choices") or ()
+    return any(choice.get("finish_reason") in _CALLING for choice in choices)
 
 
 def put_receipt(api: Api, answer: dict[str, Any], receipt: dict[str, Any], chunk: int = 1) -> None:

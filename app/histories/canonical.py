@@ -25,7 +25,8 @@ def said(
         text = text.strip()
     body = encode([role, text, called, other])
     length = len(text) + sum(len(encode(call)) for call in called) if role == "assistant" else 0
-    return Message(role, body, length)
+    tool = next((call[1] for call in called if isinstance(call[1], str)), "")
+    return Message(role, body, length, tool)
 
 
 def encode(value: Any) -> bytes:

@@ -58,10 +58,12 @@ def sessions_router(
     @router.get("/{session_id}")
     async def get_session(tenant: Tenant, session_id: str) -> dict[str, Any]:
         session = await sessions.get(tenant, session_id)
+        kv = await sessions.kv(tenant, session_id)
         return describe_session(session) | {
             "children": await lineage.count_children(tenant, session_id),
             "pins": [describe_pin(pin) for pin in await leases.pins(tenant, session_id)],
-            "kv": describe_kv(await sessions.kv(tenant, session_id)),
+            "kv": describe_kv(kv),
+            "next_turn": describe_next_turn(kv),
         }
 
     @router.patch("/{session_id}")
@@ -182,6 +184,14 @@ def describe_kv(kv: SessionKv) -> dict[str, Any]:
         "bytes_by_tier": {tier: kv.bytes_by_tier.get(tier, 0) for tier in Tier},
         "ssd_complete": kv.ssd_complete,
     }
+
+
+def describe_next_turn(kv: SessionKv) -> dict[str, Any] | None:
+    """When the session is expected back, as the API gives it; None for one that is not away."""
+    if kv.back_in_s is None:
+        return None
+    by_s = None if kv.back_by_s is None else round(kv.back_by_s, 1)
+    return {"expected_in_s": round(kv.back_in_s, 1), "by_s": by_s}
 
 
 def _seconds(time: datetime | None) -> int | None:

@@ -27,6 +27,8 @@ class Message:
     """Its canonical form, the role included."""
     length: int = 0
     """Characters of what an assistant said."""
+    tool: str = ""
+    """Name of the first tool that it called; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,10 +147,12 @@ class _Turn:
         self.done = False
         self.finished = 0
         self.answers: list[Any] = []
+        self.calls_tool = False
 
-    async def finish(self, answers: list[Any]) -> dict[str, Any]:
+    async def finish(self, answers: list[Any], *, calls_tool: bool) -> dict[str, Any]:
         self.finished += 1
         self.answers = answers
+        self.calls_tool = calls_tool
         return {"turn": 1, "reused_tokens": {"device": 4, "dram": 0, "ssd": 0}}
 
 

@@ -79,6 +79,7 @@ USEFUL: dict[str, dict[str, Any]] = {
     "rollback": {"turn": 0},
     "{conversation_id}": {"metadata": {}},
     "{session_id}": {"ttl_s": 60},
+    "expect": {"in_s": 5},
 }
 """Bodies that would be taken, by the last part of the path."""
 

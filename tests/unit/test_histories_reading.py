@@ -70,6 +70,7 @@ def test_chat_answers_come_back_as_they_went() -> None:
         Api.CHAT, _stream(*({"choices": [{"index": 0, "delta": d}]} for d in CHAT_DELTAS))
     )
     assert read_answer(Api.CHAT, {"choices": [{"index": 0, "message": plain}]}) == streamed
+    assert streamed[0].tool == "f"
     call = {**CALL, "function": {"name": "f", "arguments": '{ "a" : 1 }'}}
     for back in (
         {"role": "assistant", "content": "Hello", "tool_calls": [call]},
@@ -98,6 +99,7 @@ def test_anthropics_answers_come_back_as_they_went() -> None:
     ]
     streamed = read_stream(Api.MESSAGES, _stream(*MESSAGE_EVENTS))
     assert read_answer(Api.MESSAGES, {"content": content}) == streamed
+    assert streamed[0].tool == "f"
     marked = [*content[1:-1], {**content[-1], "cache_control": {"type": "ephemeral"}}]
     assert [_last(Api.MESSAGES, {"role": "assistant", "content": marked})] == streamed
     results = [
@@ -120,6 +122,7 @@ def test_responses_come_back_as_they_went() -> None:
         _stream({"type": "response.created"}, {"type": "response.completed", "response": answer}),
     )
     assert read_answer(Api.RESPONSES, answer) == streamed
+    assert streamed[0].tool == "f"
     stripped = [
         {"role": "assistant", "content": "Hello"},
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{ }"},
