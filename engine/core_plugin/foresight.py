@@ -37,6 +37,7 @@ from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey
 from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
+from engine.core_plugin.prefetch_metrics import Brought
 from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.vllm_compat import OffloadKey
 
@@ -226,17 +227,26 @@ class Foresight:
 
     def told(self) -> hints.Foresight:
         """What it was good for so far."""
-        fit = self.returns.calibration()
-        counts = (self._dram_tally.counts, self._device_tally.counts)
+        fit, brought = self.returns.calibration(), self.brought()
         return hints.Foresight(
             trusted=self.returns.trusted,
             gaps=fit.gaps,
             within={"10": fit.before_10, "50": fit.before_50, "90": fit.before_90},
             ks=fit.distance,
             shifts=self.returns.shifts,
-            prefetched_chunks=sum(each.fetched for each in counts),
-            used_chunks=sum(each.used for each in counts),
-            late_chunks=sum(each.late for each in counts),
+            prefetched_chunks=brought.chunks,
+            used_chunks=brought.used,
+            late_chunks=brought.late,
+            wasted_bytes=brought.wasted_bytes,
+        )
+
+    def brought(self) -> Brought:
+        """What prefetches were good for so far, to DRAM and to the device together."""
+        counts = (self._dram_tally.counts, self._device_tally.counts)
+        return Brought(
+            chunks=sum(each.fetched for each in counts),
+            used=sum(each.used for each in counts),
+            late=sum(each.late for each in counts),
             wasted_bytes=self._dram_tally.wasted_bytes + self._device_tally.wasted_bytes,
         )
 

@@ -23,6 +23,7 @@ from engine.core_plugin.loads import FILL, LOAD_PATIENCE_S, Loads, split_by_chun
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
 from engine.core_plugin.owner import Owner
+from engine.core_plugin.prefetch_metrics import PrefetchMetrics
 from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
 from engine.core_plugin.sessions_view import SessionChunks
@@ -30,6 +31,7 @@ from engine.core_plugin.vllm_compat import (
     GPULoadStoreSpec,
     KVConnectorOutput,
     OffloadingConnectorScheduler,
+    OffloadingConnectorStats,
     OffloadingWorkerMetadata,
     RequestOffloadState,
     RequestStatus,
@@ -83,6 +85,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self._orders = Orders()
         self._awaiting_echo: set[str] = set()
         self._draining: dict[str, float] = {}
+        self._prefetch_metrics = PrefetchMetrics()
         self._unscheduled: list[str] = []
         """Requests that have come since the last step."""
 
@@ -221,6 +224,16 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Whether the engine must keep stepping without requests."""
         own = self._draining or self.desk or self._orders or self.foresight.busy
         return super().has_pending_push_work() or bool(own)
+
+    def get_stats(self) -> OffloadingConnectorStats | None:
+        """vLLM's, and what prefetches were good for."""
+        stats: OffloadingConnectorStats | None = super().get_stats()
+        ours = self._prefetch_metrics.since_last(self.foresight.brought())
+        if ours.is_empty():
+            return stats
+        if stats is not None:
+            ours.aggregate(stats)
+        return ours
 
     def is_quiet(self, session: SessionKey | None) -> bool:
         """No request of the session (None: of any) runs or still has chunks to save."""

@@ -10,6 +10,7 @@ from cache_tiers.manifest import Manifests
 from cache_tiers.ssd.installation import Installation, open_store
 from cache_tiers.ssd.store import SsdStore
 from cache_tiers.store import StoreInUse
+from engine.core_plugin import prefetch_metrics
 from engine.core_plugin.dram_tier import DramTier
 from engine.core_plugin.host_worker import HostOffloadingWorker
 from engine.core_plugin.manager import TierManager
@@ -38,10 +39,11 @@ class ValetSpec(TieringOffloadingSpec):
     def build_metric_definitions(
         cls, extra_config: dict[str, Any]
     ) -> dict[str, OffloadingMetricMetadata]:
-        """vLLM's and, with a store, the SSD tier's."""
+        """vLLM's, of prefetches and, with a store, the SSD tier's."""
         metrics: dict[str, OffloadingMetricMetadata] = super().build_metric_definitions(
             extra_config
         )
+        metrics.update(prefetch_metrics.definitions())
         if extra_config["store"]:
             metrics.update(SsdTier.build_metric_definitions(extra_config))
         return metrics
