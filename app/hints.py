@@ -27,8 +27,8 @@ class Hints:
     def __init__(self, engine: EnginePort) -> None:
         self._engine = engine
         self._due: float | None = None
-        """By the loop's clock; of all pulses since the last poll the earliest."""
-        self._sooner = asyncio.Event()
+        """By the loop's clock, as the newest pulse said: it was given knowing everything."""
+        self._pulse = asyncio.Event()
         self._failing = False
 
     async def send(self, hint: Hint) -> None:
@@ -38,8 +38,9 @@ class Hints:
                 pulse = await self._engine.hint(hint)
         except TimeoutError:
             raise EngineError(f"the engine did not answer within {ANSWER_S:.0f} s") from None
-        if pulse.next_in_s is not None:
-            self._poll_at(asyncio.get_running_loop().time() + pulse.next_in_s)
+        wait_s, now = pulse.next_in_s, asyncio.get_running_loop().time()
+        self._due = None if wait_s is None else now + wait_s
+        self._pulse.set()
 
     async def tell(self, hint: Hint) -> bool:
         """The same without errors: whether the engine has heard it."""
@@ -63,15 +64,10 @@ class Hints:
             await self.tell(Poll())
             await asyncio.sleep(REST_S)
 
-    def _poll_at(self, due: float) -> None:
-        if self._due is None or due < self._due:
-            self._due = due
-            self._sooner.set()
-
     async def _until_due(self) -> None:
         now = asyncio.get_running_loop().time
         while self._due is None or now() < self._due:
-            self._sooner.clear()
+            self._pulse.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._due):
-                    await self._sooner.wait()
+                    await self._pulse.wait()

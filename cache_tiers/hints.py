@@ -317,7 +317,7 @@ class Usage(_Wire, frozen=True):
 
 
 class Pulse(_Wire, frozen=True):
-    """When the engine wants to be asked again."""
+    """When the engine wants to be asked again. The newest one counts."""
 
     next_in_s: float | None
     """``Poll`` is due in so many seconds at the latest; None: not before something happens."""

@@ -74,14 +74,15 @@ async def test_it_is_left_alone_while_it_has_nothing_to_do() -> None:
     assert engine.polls == 0
 
 
-@pytest.mark.parametrize("pulses", [(NEVER_S, 0.0), (0.0, NEVER_S), (0.0, None)])
-async def test_the_earliest_of_several_times_counts(pulses: tuple[float | None, ...]) -> None:
-    engine = _Engine(*pulses)
+@pytest.mark.parametrize("newest", [NEVER_S, None])
+async def test_what_is_not_due_any_more_is_not_polled_for(newest: float | None) -> None:
+    engine = _Engine(0.0, newest)
     hints = Hints(engine)
-    for _ in pulses:
+    for _ in range(2):
         await hints.tell(HINT)
     async with _running(hints):
-        await engine.polled.wait()
+        await _others_run()
+    assert engine.polls == 0
 
 
 async def test_a_sooner_time_is_heard_while_a_later_one_is_waited_for() -> None:
