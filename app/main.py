@@ -121,6 +121,7 @@ def build_engine(settings: Settings) -> EnginePort:
             home=settings.home,
             store=settings.installation if settings.ssd else None,
             ssd_minimum_tokens=settings.ssd_minimum_tokens,
+            prefetch=settings.prefetch,
             chat_template=None if settings.model else CHAT_TEMPLATE,
             tool_call_parser=TOOL_CALL_PARSER,
             public_prompts=(

@@ -108,6 +108,8 @@ class Settings:
     """Without a turn, until a session is parked by itself; 0s for never."""
     pin_share: float
     """Of each tier's bytes, what one tenant may pin."""
+    prefetch: bool
+    """Off: nothing comes up before a request asks for it, to compare with."""
     sessions: bool
     """Off: requests pass without any work for sessions, to compare with; keys and salts stay."""
     resolve_wait_s: float
@@ -252,6 +254,7 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
         session_retention=setting("session_retention", value.duration, timedelta(days=90)),
         park_after=setting("park_after", value.duration, timedelta()),
         pin_share=setting("pin_share", value.share, 0.25),
+        prefetch=setting("prefetch", value.switch, True),
         sessions=setting("sessions", value.switch, True),
         resolve_wait_s=setting("resolve_wait_s", value.seconds, 0.25),
         drain_s=setting("drain_s", value.seconds, 20.0),

@@ -25,6 +25,8 @@ class EngineConfig:
     """The SSD tier's; None turns it off."""
     ssd_minimum_tokens: int
     """Shorter contexts are not written to SSD."""
+    prefetch: bool
+    """Whether chunks come up before a request asks for them."""
     chat_template: Path | None
     """Overrides the model's own chat template."""
     tool_call_parser: str

@@ -208,6 +208,7 @@ def arguments(config: EngineConfig, fingerprint_facts: dict[str, str | int]) -> 
             "cpu_bytes_to_use": config.dram,
             "store": config.store.to_builtins() if config.store else None,
             "ssd_minimum_tokens": config.ssd_minimum_tokens,
+            "prefetch": config.prefetch,
             "facts": fingerprint_facts,
             "offload_prompt_only": False,
         },

@@ -89,6 +89,13 @@ class Choice:
         )
         return choose(hit, self._costs)
 
+    def worth(self, chain: Sequence[ChunkKey], there: int) -> int:
+        """Of a session's chain, up to where it is worth bringing up before its prompt is known;
+        the first ``there`` chunks are there."""
+        behind = len(chain) * self._chunk_tokens + 1
+        bargain = self.judge(chain[there:], there * self._chunk_tokens, behind)
+        return there + bargain.chunks
+
     def asked(
         self, state: RequestOffloadState, tokens: int, record: RequestRecord | None, now: float
     ) -> int:
@@ -110,6 +117,7 @@ class Choice:
 
     def awaits_fill(self, state: RequestOffloadState, now: float) -> None:
         """A request waits for what is being filled in on the device for it."""
+        state.update_offload_keys()
         keys = set(state.group_states[0].offload_keys)
         for stream in self._loads.streams(FILL):
             if stream.items[0].key in keys and all(w.stream is not stream for w in self._watched):

@@ -109,8 +109,11 @@ class Foresight:
         costs: LearnedCosts,
         *,
         tokens_per_chunk: int,
+        prefetch: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without ``prefetch`` nothing comes up before it is asked for."""
+        self._prefetch = prefetch
         self.returns = EmpiricalReturns()
         self.fetches = Fetches(manager)
         self._manager = manager
@@ -184,7 +187,7 @@ class Foresight:
         if len(self._arrived) > MOST_ARRIVING:
             del self._arrived[next(iter(self._arrived))]
         chain = self._sessions.chain(session)
-        if not chain or self.is_filling(session):
+        if not chain or self.is_filling(session) or not self._prefetch:
             return
         here = self._sessions.on_device(session)
         if here == len(chain):
@@ -213,7 +216,9 @@ class Foresight:
 
     def look_ahead(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
         """A request of the session waits to be scheduled, which will ask for these."""
-        self.fetches.want(session, self._pieces(keys, self._sessions.leading_there(session, keys)))
+        if self._prefetch:
+            here = self._sessions.leading_there(session, keys)
+            self.fetches.want(session, self._pieces(keys, here))
 
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""
@@ -310,6 +315,8 @@ class Foresight:
         self._changed()
 
     def _changed(self) -> None:
+        if not self._prefetch:
+            return
         self._plan_at = min(self._plan_at, max(self._clock(), self._planned_at + PLAN_EVERY_S))
 
     def _plan(self, now: float) -> None:

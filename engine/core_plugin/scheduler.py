@@ -15,6 +15,7 @@ from cache_tiers import hints
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.admittance import Admittance, Prompt
+from engine.core_plugin.choice import Choice
 from engine.core_plugin.desk import ControlDesk
 from engine.core_plugin.device_blocks import blocks_needed
 from engine.core_plugin.foresight import Foresight
@@ -76,8 +77,20 @@ class ValetScheduler(OffloadingConnectorScheduler):
             ssd_enabled=self.manager.ssd is not None,
         )
         self.costs = LearnedCosts(self.manager.chunk_bytes)
+        self.choice = Choice(
+            self.manager,
+            self.loads,
+            self.costs,
+            chunk_tokens=self.tokens_per_chunk,
+            groups=len(self.config.kv_group_configs),
+            workers=self.config.num_workers,
+        )
         self.foresight = Foresight(
-            self.manager, self.sessions, self.costs, tokens_per_chunk=self.tokens_per_chunk
+            self.manager,
+            self.sessions,
+            self.costs,
+            tokens_per_chunk=self.tokens_per_chunk,
+            prefetch=bool(spec.extra_config["prefetch"]),
         )
         self.desk = ControlDesk(self)
         if self.can_fill:
@@ -112,12 +125,21 @@ class ValetScheduler(OffloadingConnectorScheduler):
             session = SessionKey(request.session_id)
             self.foresight.asked(session)
             if self.foresight.is_filling(session):
+                state = self._req_status[request.request_id]
+                state.update_offload_keys()
+                self.choice.awaits_fill(state, time.monotonic())
                 return None, False
         self._make_room_on_device(request, num_computed_tokens)
-        matched: tuple[int | None, bool] = super().get_num_new_matched_tokens(
+        tokens, is_async = super().get_num_new_matched_tokens(
             request, num_computed_tokens, max_num_new_tokens
         )
-        return matched
+        if not tokens:
+            return tokens, is_async
+        state = self._req_status[request.request_id]
+        record = self.ledger.get(request.request_id)
+        worth_loading = self.choice.asked(state, tokens, record, time.monotonic())
+        state.update_num_hit_chunks(num_computed_tokens + worth_loading)
+        return worth_loading, worth_loading > 0
 
     def _make_room_on_device(self, request: Any, num_computed_tokens: int) -> None:
         device, record = self.sessions.device, self.ledger.get(request.request_id)
@@ -158,6 +180,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             self._note_found(record)
         end = partial(self._on_load_ended, job_id, state)
         self.loads.open(request.request_id, stream, end, now)
+        self.choice.opened(request.request_id, stream, now)
 
     def request_finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
         """The request is over: its report goes out with it; unsaved chunks keep its blocks."""
@@ -166,6 +189,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if state is None:
             return False, None
         self.loads.give_up(request.request_id)
+        self.choice.forget(request.request_id)
         superseded = self._remember(request, _chain(state))
         if request.session_id and self._is_alone(request):
             self.foresight.request_over(SessionKey(request.session_id))
@@ -200,6 +224,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Advance loads, stores and operations; the step's orders for the workers."""
         now = time.monotonic()
         self.manager.poll()
+        self.choice.begin_step(scheduler_output, self._req_status, now)
         self.sessions.standings.poll(now)
         self._look_ahead()
         if self.sessions.standings.holds_device and not scheduler_output.total_num_scheduled_tokens:
@@ -216,7 +241,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Workers report finished copies: parts are ours, stores are vLLM's."""
         meta = connector_output.kv_connector_worker_meta
         if isinstance(meta, OffloadingWorkerMetadata):
-            self.loads.take_completed(meta.completed_jobs, time.monotonic())
+            now = time.monotonic()
+            self.choice.end_step(meta, self._req_status, now)
+            self.loads.take_completed(meta.completed_jobs, now)
         super().update_connector_output(connector_output)
         self._awaiting_echo.difference_update(connector_output.finished_recving or ())
 
@@ -285,6 +312,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
     ) -> None:
         """A request's load is over, whole or not: tell vLLM, and vLLM's workers."""
         request_id = state.req.request_id
+        self.choice.ended(stream, now)
         if stream.failure is not None:
             self._on_failed_load(state, stream)
         record = self.ledger.get(request_id)

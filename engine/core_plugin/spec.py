@@ -32,8 +32,8 @@ STORE_PATIENCE_S = 20.0
 
 class ValetSpec(TieringOffloadingSpec):
     """Reads, of ``kv_connector_extra_config``: ``cpu_bytes_to_use`` (DRAM tier), ``store`` (of the
-    SSD tier; None for none), ``ssd_minimum_tokens`` and ``facts`` (what the API process knows for
-    the fingerprint)."""
+    SSD tier; None for none), ``ssd_minimum_tokens``, ``prefetch`` (whether chunks come up before
+    they are asked for) and ``facts`` (what the API process knows for the fingerprint)."""
 
     @classmethod
     def build_metric_definitions(

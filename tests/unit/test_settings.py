@@ -88,6 +88,7 @@ def test_bad_size_says_what_is_expected(tmp_path: Path, text: str) -> None:
         ("VALET_LOG_LEVEL", "loud"),
         ("VALET_DATABASE_URL", "valet.db"),
         ("VALET_ENCRYPTION", "yes"),
+        ("VALET_PREFETCH", "1"),
         ("VALET_SSD_COMPRESSION", "1"),
         ("VALET_SSD_FREE_FLOOR", "1GB"),
         ("VALET_SSD_READ_BANDWIDTH", "200MB"),
