@@ -40,7 +40,7 @@ _SOON_S = 0.1
 """Returns closer than this are not told apart."""
 _FRESH_S = 0.25
 _FRESH_SHARE = 0.1
-"""A rate is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
+"""A worth is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
 logarithmic scale. Not beyond the moment at which a load has to begin, though."""
 _PRICED_S = 1.0
 """Costs are looked at so often."""
@@ -79,8 +79,9 @@ def chunk_worth(standing: Standing, worths: Iterable[float], attention: float = 
 
 
 @dataclass(frozen=True, slots=True)
-class _Rate:
+class _Worth:
     value: float
+    chunks: int
     away_since: float
     until: float
 
@@ -104,8 +105,7 @@ class Importance:
         self._costs = costs
         self._chunk_tokens = chunk_tokens
         self._below = below
-        self._rates: dict[SessionKey, _Rate] = {}
-        self._losses: dict[tuple[int, int, int], float] = {}
+        self._worths: dict[SessionKey, _Worth] = {}
         self._within_lead = 0
         self._priced_until = -math.inf
 
@@ -114,71 +114,61 @@ class Importance:
         """Whether to decide by it; else by recency."""
         return self._returns.trusted
 
-    def worth(self, session: SessionKey, held: int, chunks: int, now: float) -> float:
-        """Of each of the ``held`` leading chunks of the session's ``chunks``: seconds saved a
-        second. 0 when nothing is known of its return."""
-        held = min(held, self.needed(session, chunks, now))
-        if held <= 0:
+    def worth(self, session: SessionKey, chunks: int, now: float) -> float:
+        """Of each needed chunk of the session's ``chunks``: seconds saved a second. 0 when nothing
+        is known of its return."""
+        known = self._worths.get(session)
+        since = self._returns.away_since(session)
+        if (
+            known is not None
+            and now < known.until
+            and known.chunks == chunks
+            and known.away_since == since
+        ):
+            return known.value
+        outlook = self._returns.outlook(session)
+        needed = self.needed(session, chunks, now)
+        if since is None or outlook is None or not needed:
+            self._worths.pop(session, None)
             return 0.0
-        reach = self._reach(session, chunks)
-        lost_s = self._loss_s(0, reach, chunks)
-        saved_s = max(0.0, lost_s - self._loss_s(held, reach, chunks))
-        return self._rate(session, lost_s, now) * saved_s / held
+        away_s = max(0.0, now - since)
+        loss_s = self._loss_s(self._reach(session, chunks), chunks)
+        value = return_rate(outlook, away_s, loss_s) * loss_s / needed
+        fresh_s = max(_FRESH_S, _FRESH_SHARE * away_s)
+        due_s = outlook.quantile(_SHARES[0], away_s) - away_s - loss_s
+        if due_s > 0:
+            fresh_s = max(_SOON_S, min(fresh_s, due_s))
+        self._worths[session] = _Worth(value, chunks, since, now + fresh_s)
+        return value
 
     def needed(self, session: SessionKey, chunks: int, now: float) -> int:
         """Leading chunks whose absence would be felt; those behind load within the lead."""
         if now >= self._priced_until:
             self._price(now)
-        if self._reach(session, chunks) < chunks:
+        if self._below is not None and self._below(session) < chunks:
             return chunks
         return max(0, chunks - self._within_lead)
 
     def changes_at(self, session: SessionKey) -> float:
-        """Until when its rate is taken from memory; ``math.inf`` for one that has none."""
-        rate = self._rates.get(session)
-        return math.inf if rate is None else rate.until
+        """Until when its worth is taken from memory; ``math.inf`` for one that has none."""
+        known = self._worths.get(session)
+        return math.inf if known is None else known.until
 
     def forget(self, session: SessionKey) -> None:
         """The session is not away, or gone."""
-        self._rates.pop(session, None)
-
-    def _rate(self, session: SessionKey, ahead_s: float, now: float) -> float:
-        since = self._returns.away_since(session)
-        if since is None:
-            self._rates.pop(session, None)
-            return 0.0
-        known = self._rates.get(session)
-        if known is not None and known.away_since == since and now < known.until:
-            return known.value
-        outlook = self._returns.outlook(session)
-        if outlook is None:
-            return 0.0
-        away_s = max(0.0, now - since)
-        value = return_rate(outlook, away_s, ahead_s)
-        fresh_s = max(_FRESH_S, _FRESH_SHARE * away_s)
-        due_s = outlook.quantile(_SHARES[0], away_s) - away_s - ahead_s
-        if due_s > 0:
-            fresh_s = max(_SOON_S, min(fresh_s, due_s))
-        self._rates[session] = _Rate(value, since, now + fresh_s)
-        return value
+        self._worths.pop(session, None)
 
     def _reach(self, session: SessionKey, chunks: int) -> int:
         return chunks if self._below is None else min(chunks, self._below(session))
 
-    def _loss_s(self, held: int, reach: int, chunks: int) -> float:
-        """A request waits so long for ``chunks``: ``held`` are here, ``reach`` below."""
-        loss_s = self._losses.get((held, reach, chunks))
-        if loss_s is None:
-            below, tokens = max(held, reach), self._chunk_tokens
-            load_s = max(0.0, self._costs.load_s(below - held) - self._costs.lead_s)
-            loss_s = min(load_s, self._costs.compute_s(held * tokens, below * tokens))
-            loss_s += self._costs.compute_s(below * tokens, chunks * tokens)
-            self._losses[held, reach, chunks] = loss_s
-        return loss_s
+    def _loss_s(self, reach: int, chunks: int) -> float:
+        """How long a request waits for ``chunks``, none of which is here, but ``reach`` below."""
+        costs, middle, end = self._costs, reach * self._chunk_tokens, chunks * self._chunk_tokens
+        load_s = max(0.0, costs.load_s(reach) - costs.lead_s)
+        return min(load_s, costs.compute_s(0, middle)) + costs.compute_s(middle, end)
 
     def _price(self, now: float) -> None:
         """Look at the costs anew."""
-        self._losses.clear()
         self._priced_until = now + _PRICED_S
         lead_s = self._costs.lead_s
         low, high = 0, 1

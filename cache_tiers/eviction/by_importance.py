@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from cache_tiers.eviction.prefix_policy import Cut
 from cache_tiers.importance import Importance
 from cache_tiers.types import SessionKey
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What an idle session has in the tier."""
 
     worth: float
-    """Of each of the ``needed`` chunks: seconds saved a second."""
+    """Of each needed chunk: seconds saved a second."""
     session: SessionKey
     held: int
     """Leading chunks in the tier."""
@@ -81,13 +82,13 @@ class ByImportance:
         if not self._importance.trusted:
             return [Held(0.0, session, chain.held, chain.held) for session, chain in idle]
         held = [self._value(session, chain, now) for session, chain in idle]
-        held.sort(key=lambda each: each.worth)
+        held.sort(key=attrgetter("worth"))
         return held
 
     def _value(self, session: SessionKey, chain: _Chain, now: float) -> Held:
         chunks = max(chain.chunks, chain.held)
         needed = min(chain.held, self._importance.needed(session, chunks, now))
-        worth = self._importance.worth(session, needed, chunks, now)
+        worth = self._importance.worth(session, chunks, now)
         return Held(worth, session, chain.held, needed)
 
     def _chain(self, session: SessionKey) -> _Chain:

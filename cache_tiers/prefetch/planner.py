@@ -1,8 +1,7 @@
 """What to bring up before anybody asks for it."""
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
@@ -12,10 +11,11 @@ from cache_tiers.types import SessionKey
 MARGIN = 2.0
 """What comes must be worth so many times what goes for it. Two sessions would have to differ by its
 square to change places twice; see docs/decisions/0013."""
+_AGAIN_S = 0.25
+"""Plans are not made anew sooner, unless something happens."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     worth: float
     session: SessionKey
     here: int
@@ -55,14 +55,14 @@ class DeadlinePlanner:
         wanted.sort(key=lambda each: (-each.worth, each.session))
         fetches = self._grant(wanted, max(0, room), now)
         self._under_way = frozenset(fetch.session for fetch in fetches)
-        next_at = min(self._importance.changes_at(each.session) for each in wanted)
-        return Plan(fetches, None if next_at == math.inf else next_at)
+        changes_at = min(self._importance.changes_at(each.session) for each in wanted)
+        return Plan(fetches, max(changes_at, now + _AGAIN_S))
 
     def _want(self, shortfall: Shortfall, now: float) -> _Wanted | None:
         upto = self._importance.needed(shortfall.session, shortfall.chunks, now)
         if upto <= shortfall.here:
             return None
-        worth = self._importance.worth(shortfall.session, upto, shortfall.chunks, now)
+        worth = self._importance.worth(shortfall.session, shortfall.chunks, now)
         if worth <= 0:
             return None
         return _Wanted(worth, shortfall.session, shortfall.here, upto)

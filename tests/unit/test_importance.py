@@ -41,7 +41,7 @@ def test_who_never_returns_is_worth_nothing() -> None:
 def test_worth_is_the_rate_times_the_load_of_a_chunk() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
-    worth = importance(returns, FakeCosts(chunk_s=0.02)).worth(A, 10, 10, now=5.0)
+    worth = importance(returns, FakeCosts(chunk_s=0.02)).worth(A, 10, now=5.0)
     assert worth == pytest.approx(0.1 * 0.02, rel=0.01)
 
 
@@ -49,7 +49,7 @@ def test_where_computing_is_faster_that_is_what_counts() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
     costs = FakeCosts(chunk_s=5.0, token_s=0.001)
-    worth = importance(returns, costs).worth(A, 10, 10, now=5.0)
+    worth = importance(returns, costs).worth(A, 10, now=5.0)
     assert worth == pytest.approx(0.1 * CHUNK * 0.001, rel=0.01)
 
 
@@ -57,7 +57,7 @@ def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> N
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
     lowest = importance(returns, FakeCosts(token_s=0.001, late_s=0.0001), below=0)
-    short, long = lowest.worth(A, 10, 10, now=5.0), lowest.worth(A, 100, 100, now=5.0)
+    short, long = lowest.worth(A, 10, now=5.0), lowest.worth(A, 100, now=5.0)
     assert long > 3 * short
 
 
@@ -70,18 +70,18 @@ def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
 
 
 def test_nothing_is_known_of_a_session_that_is_not_away() -> None:
-    assert importance(FakeReturns(), FakeCosts()).worth(A, 10, 10, now=0.0) == 0.0
+    assert importance(FakeReturns(), FakeCosts()).worth(A, 10, now=0.0) == 0.0
 
 
 def test_a_rate_is_taken_from_memory_for_a_while_but_not_into_the_next_gap() -> None:
     returns = FakeReturns()
     returns.expect(A, Sharp(1000.0))
     score = importance(returns, FakeCosts())
-    first = score.worth(A, 10, 10, now=100.0)
-    assert score.worth(A, 10, 10, now=score.changes_at(A) - 0.01) == first
-    assert score.worth(A, 10, 10, now=score.changes_at(A)) > first
+    first = score.worth(A, 10, now=100.0)
+    assert score.worth(A, 10, now=score.changes_at(A) - 0.01) == first
+    assert score.worth(A, 10, now=score.changes_at(A)) > first
     returns.expect(A, Never(), since=101.0)
-    assert score.worth(A, 10, 10, now=101.0) == 0.0
+    assert score.worth(A, 10, now=101.0) == 0.0
 
 
 def test_sharing_adds_up_supersession_is_nothing_and_a_lease_is_more_than_all() -> None:
