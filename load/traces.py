@@ -41,7 +41,8 @@ class Request:
     scope: str
     """Blocks of different scopes have nothing to do with each other."""
     runs: Runs
-    """``(first, count)``: the prompt's whole blocks ``first, first + 1, …``, in order."""
+    """``(first, count)``: the prompt's whole blocks ``first, first + 1, …``, in order and in as few
+    runs as can be."""
     gap_s: float | None = None
     """From the answer before to this request, as the client waited; for a sub-agent's first, from
     the answer of the turn that called it. None where it is not known: see ``at_s``."""
@@ -181,7 +182,9 @@ def _session_requests(
             continue
         tokens = int(request["in"])
         if "hash_runs" in request:
-            runs = tuple((int(first), max(0, int(count))) for first, count in request["hash_runs"])
+            runs: Runs = ()
+            for first, count in request["hash_runs"]:
+                runs = joined(runs, ((int(first), max(0, int(count))),))
         else:
             runs = _runs(int(block) for block in request["hash_ids"])
         think_s = request.get("think_time")
@@ -241,9 +244,9 @@ class _OwnParser:
         length = sum(count for _, count in before)
         kept = _whole(before, min(prompt, int(line.get("keeps", length))))
         new = prompt - sum(count for _, count in kept)
-        runs = _joined(kept, self._fresh(new))
+        runs = joined(kept, self._fresh(new))
         answer = self._fresh(output)
-        self._chains[session] = _joined(runs, answer)
+        self._chains[session] = joined(runs, answer)
         gap_s = line.get("gap_s")
         return [
             Request(
@@ -277,10 +280,11 @@ class _OwnParser:
         return ((first, tokens),) if tokens else ()
 
 
-def _joined(runs: Runs, more: Runs) -> Runs:
+def joined(runs: Runs, more: Runs) -> Runs:
+    """One behind the other; runs stay as long as can be."""
     if runs and more and sum(runs[-1]) == more[0][0]:
         return (*runs[:-1], (runs[-1][0], runs[-1][1] + more[0][1]), *more[1:])
-    return (*runs, *more)
+    return (*runs, *(run for run in more if run[1]))
 
 
 def _runs(blocks: Iterable[int]) -> Runs:

@@ -6,11 +6,11 @@ the tree is as large as the chains of the sessions in it. Work is per segment an
 block. Blocks are a trace's; a chunk is shared where the last of its blocks is.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cache_tiers.types import SessionKey
-from load.traces import Runs
+from load.traces import Runs, joined
 
 LEVELS = 3
 """Tiers that count what they hold of a segment."""
@@ -19,13 +19,14 @@ LEVELS = 3
 class Segment:
     """The blocks ``start … end`` of one or more chains."""
 
-    __slots__ = ("children", "end", "held", "parent", "runs", "sessions", "start")
+    __slots__ = ("chain", "children", "end", "held", "parent", "sessions", "start")
 
-    def __init__(self, parent: "Segment | None", start: int, runs: Iterable[tuple[int, int]]):
+    def __init__(self, parent: "Segment | None", start: int, end: int, chain: Runs):
         self.parent = parent
         self.start = start
-        self.runs = list(runs)
-        self.end = start + _length(self.runs)
+        self.end = end
+        self.chain = chain
+        """One that goes through it, from the first block on."""
         self.children: dict[int, Segment] = {}
         """By first block."""
         self.sessions = 0
@@ -47,7 +48,9 @@ class Session:
 
     key: SessionKey
     scope: str
+    chain: Runs = ()
     tip: Segment | None = None
+    """Where its chain ends."""
     claimed: list[int] = field(default_factory=lambda: [0] * LEVELS)
     """Leading chunks that have room there."""
     present: list[int] = field(default_factory=lambda: [0] * LEVELS)
@@ -75,38 +78,23 @@ class Chains:
     def known(self, session: Session, runs: Runs) -> tuple[int, int]:
         """Of a prompt: the leading chunks that the session's own chain begins with, and those that
         any chain in its scope does."""
-        root = self._roots.get(session.scope)
-        if root is None:
-            return 0, 0
-        depth, stop = _walk(root, runs)
-        own = 0
-        if session.tip is stop:
-            own = depth
-        elif session.tip is not None:
-            path = set(session.tip.path())
-            for segment in stop.path():
-                if segment in path:
-                    own = min(depth, segment.end)
-                    break
+        own = common(session.chain, runs)
+        depth = own if self._alone(session, own) else self._walk(session.scope, runs)[0]
         return own // self._per, depth // self._per
 
     def place(self, session: Session, runs: Runs) -> None:
         """The session's chain is this now. It claims nothing behind what it had of it before."""
-        root = self._roots.get(session.scope)
-        if root is None:
-            root = self._roots[session.scope] = Segment(None, 0, ())
-        depth, segment = _walk(root, runs)
         tip = session.tip
-        if segment is tip and segment.sessions == 1 and segment.parent is not None:
+        own = common(session.chain, runs)
+        session.chain = runs
+        if tip is not None and self._alone(session, own):
             # The usual case: its own end goes on, perhaps from a little further up.
-            segment.runs = [*_head(segment.runs, depth - segment.start), *_tail(runs, depth)]
-            segment.end = segment.start + _length(segment.runs)
+            tip.chain, tip.end = runs, length(runs)
             return
+        depth, segment = self._walk(session.scope, runs)
         if depth < segment.end:
             segment = self._split(segment, depth)
-        rest = _tail(runs, depth)
-        if rest:
-            segment = self._grow(segment, rest)
+        segment = self._grow(segment, runs)
         for each in segment.path():
             each.sessions += 1
         session.tip = segment
@@ -118,18 +106,18 @@ class Chains:
         tip = session.tip
         if tip is None or not runs:
             return
+        session.chain = joined(session.chain, runs)
         if tip.sessions == 1 and tip.parent is not None:
-            tip.runs += runs
-            tip.end += _length(runs)
+            tip.chain, tip.end = session.chain, tip.end + length(runs)
         else:
-            session.tip = self._grow(tip, runs)
+            session.tip = self._grow(tip, session.chain)
             session.tip.sessions = 1
 
     def remove(self, session: Session) -> None:
         """The session is forgotten. It claims nothing any more."""
         if session.tip is not None:
             self._leave(session.tip)
-            session.tip = None
+            session.tip, session.chain = None, ()
         root = self._roots.get(session.scope)
         if root is not None and not root.sessions:
             del self._roots[session.scope]
@@ -139,23 +127,29 @@ class Chains:
         fewer) chunks all sessions together claim there now."""
         before = session.claimed[level]
         session.claimed[level] = chunks
-        least = min(before, chunks)
+        least = before if before < chunks else chunks
         grown = 0
         per = self._per
         segment = session.tip
         while segment is not None and segment.end // per > least:
             first = segment.start // per
-            length = segment.end // per - first
-            old = min(max(before - first, 0), length)
-            new = min(max(chunks - first, 0), length)
+            size = segment.end // per - first
+            old = min(max(before - first, 0), size)
+            new = min(max(chunks - first, 0), size)
             if old != new:
                 held = segment.held[level]
-                grown -= max(held, default=0)
-                if old:
-                    _less(held, old)
-                if new:
-                    held[new] = held.get(new, 0) + 1
-                grown += max(held, default=0)
+                if segment.sessions == 1:
+                    grown += new - old
+                    held.clear()
+                    if new:
+                        held[new] = 1
+                else:
+                    grown -= max(held, default=0)
+                    if old:
+                        _less(held, old)
+                    if new:
+                        held[new] = held.get(new, 0) + 1
+                    grown += max(held, default=0)
             segment = segment.parent
         return grown
 
@@ -163,13 +157,11 @@ class Chains:
         """Leading chunks of the session's chain that other sessions claim in a tier."""
         if session.tip is None:
             return 0
-        per = self._per
         chunks = 0
         for segment in reversed([each for each in session.tip.path() if each.sessions > 1]):
-            first = segment.start // per
-            most = self._most(segment, level, session.claimed[level] - first)
-            chunks = first + most
-            if chunks < segment.end // per:
+            first = segment.start // self._per
+            chunks = first + self._most(segment, level, session.claimed[level] - first)
+            if chunks < segment.end // self._per:
                 break
         return chunks
 
@@ -177,10 +169,9 @@ class Chains:
         """To how many chunks to cut a session's claim, not below ``keep``, to free ``need`` chunks
         or as many as that can. What others claim, too, is not freed by it."""
         claimed = session.claimed[level]
-        per = self._per
         segment = session.tip
         while segment is not None and claimed > keep:
-            first = segment.start // per
+            first = segment.start // self._per
             own = claimed - first
             if own > 0:
                 least = max(0, keep - first)
@@ -198,42 +189,77 @@ class Chains:
         own = min(own, segment.end // self._per - segment.start // self._per)
         return max((p for p, n in segment.held[level].items() if p != own or n > 1), default=0)
 
-    def _grow(self, segment: Segment, runs: Runs) -> Segment:
-        child = Segment(segment, segment.end, runs)
-        segment.children[runs[0][0]] = child
+    def _alone(self, session: Session, own: int) -> bool:
+        """Whether a prompt that leaves the session's chain after ``own`` blocks does so where
+        nobody else is."""
+        tip = session.tip
+        return (
+            tip is not None
+            and tip.sessions == 1
+            and tip.parent is not None
+            and own > tip.start
+        )
+
+    def _walk(self, scope: str, runs: Runs) -> tuple[int, Segment]:
+        """As far as a prompt is known: how many blocks, and the segment in which that ends."""
+        segment = self._roots.get(scope)
+        if segment is None:
+            segment = self._roots[scope] = Segment(None, 0, 0, ())
+        while True:
+            block = _block(runs, segment.end)
+            child = None if block is None else segment.children.get(block)
+            if child is None:
+                return segment.end, segment
+            depth = min(common(child.chain, runs), child.end)
+            if depth < child.end:
+                return depth, child
+            segment = child
+
+    def _grow(self, segment: Segment, chain: Runs) -> Segment:
+        """The end of a chain that goes through a segment."""
+        block = _block(chain, segment.end)
+        if block is None:
+            return segment
+        child = Segment(segment, segment.end, length(chain), chain)
+        segment.children[block] = child
         return child
 
     def _split(self, segment: Segment, depth: int) -> Segment:
         """Cut a segment in two; returns a new one for the first part. Who ends in the segment ends
         in the second part, which is the segment still."""
-        at = depth - segment.start
-        upper = Segment(segment.parent, segment.start, _head(segment.runs, at))
+        upper = Segment(segment.parent, segment.start, depth, segment.chain)
         upper.sessions = segment.sessions
-        if segment.parent is not None:
-            segment.parent.children[upper.runs[0][0]] = upper
-        segment.runs = list(_tail(segment.runs, at))
+        self._hang(upper)
         segment.start, segment.parent = depth, upper
-        upper.children[segment.runs[0][0]] = segment
-        length = depth // self._per - upper.start // self._per
+        self._hang(segment)
+        size = depth // self._per - upper.start // self._per
         for above, below in zip(upper.held, segment.held, strict=True):
             counts = list(below.items())
             below.clear()
             for chunks, count in counts:
-                if length:
-                    first = min(chunks, length)
+                if size:
+                    first = min(chunks, size)
                     above[first] = above.get(first, 0) + count
-                if chunks > length:
-                    below[chunks - length] = count
+                if chunks > size:
+                    below[chunks - size] = count
         return upper
 
+    def _hang(self, segment: Segment) -> None:
+        """Make a segment its parent's child."""
+        block = _block(segment.chain, segment.start)
+        if segment.parent is not None and block is not None:
+            segment.parent.children[block] = segment
+
     def _leave(self, tip: Segment) -> None:
-        """One session fewer goes as far as here; what nobody is on any more goes."""
+        """One session fewer goes as far as here; where nobody is any more, the tree ends."""
         for segment in list(tip.path()):
             segment.sessions -= 1
             if segment.parent is None:
                 continue
             if not segment.sessions:
-                del segment.parent.children[segment.runs[0][0]]
+                block = _block(segment.chain, segment.start)
+                if block is not None:
+                    del segment.parent.children[block]
             elif len(segment.children) == 1:
                 (child,) = segment.children.values()
                 if child.sessions == segment.sessions:
@@ -241,73 +267,46 @@ class Chains:
 
     def _merge(self, upper: Segment, lower: Segment) -> None:
         """Undo a split: nobody ends between the two."""
-        length = lower.start // self._per - upper.start // self._per
+        size = lower.start // self._per - upper.start // self._per
         for above, below in zip(upper.held, lower.held, strict=True):
-            whole = above.pop(length, 0) - sum(below.values())
-            counts = {chunks + length: count for chunks, count in below.items()}
+            whole = above.pop(size, 0) - sum(below.values())
+            counts = {chunks + size: count for chunks, count in below.items()}
             below.clear()
             below.update(above)
             below.update(counts)
-            if length and whole:
-                below[length] = whole
-        lower.runs = [*upper.runs, *lower.runs]
+            if size and whole:
+                below[size] = whole
         lower.start, lower.parent = upper.start, upper.parent
-        if upper.parent is not None:
-            upper.parent.children[lower.runs[0][0]] = lower
+        self._hang(lower)
 
 
-def _walk(root: Segment, runs: Runs) -> tuple[int, Segment]:
-    """As far as a prompt is known: how many blocks, and the segment in which that ends."""
-    segment = root
-    depth = 0
-    at = offset = 0
-    while at < len(runs):
-        first, count = runs[at]
-        if not count:
-            at += 1
-            continue
-        child = segment.children.get(first + offset)
-        if child is None:
-            break
-        segment = child
-        for start, length in child.runs:
-            done = 0
-            while done < length:
-                if at == len(runs) or runs[at][0] + offset != start + done:
-                    return depth, child
-                step = min(length - done, runs[at][1] - offset)
-                done += step
-                depth += step
-                offset += step
-                if offset == runs[at][1]:
-                    at, offset = at + 1, 0
-    return depth, segment
+def length(runs: Runs) -> int:
+    """Blocks."""
+    blocks = 0
+    for _, count in runs:
+        blocks += count
+    return blocks
 
 
-def _length(runs: Iterable[tuple[int, int]]) -> int:
-    return sum(count for _, count in runs)
+def common(one: Runs, other: Runs) -> int:
+    """Blocks that both begin with."""
+    blocks = 0
+    for (first, count), (first_too, count_too) in zip(one, other, strict=False):
+        if first != first_too:
+            return blocks
+        if count != count_too:
+            return blocks + min(count, count_too)
+        blocks += count
+    return blocks
 
 
-def _head(runs: Sequence[tuple[int, int]], blocks: int) -> Runs:
-    """The first so many blocks."""
-    kept = []
+def _block(runs: Runs, at: int) -> int | None:
+    """The block at a place of a chain; None behind its end."""
     for first, count in runs:
-        if blocks <= 0:
-            break
-        kept.append((first, min(count, blocks)))
-        blocks -= count
-    return tuple(kept)
-
-
-def _tail(runs: Sequence[tuple[int, int]], blocks: int) -> Runs:
-    """All behind the first so many blocks."""
-    rest = []
-    for first, count in runs:
-        skipped = min(blocks, count)
-        blocks -= skipped
-        if count > skipped:
-            rest.append((first + skipped, count - skipped))
-    return tuple(rest)
+        if at < count:
+            return first + at
+        at -= count
+    return None
 
 
 def _less(held: dict[int, int], chunks: int) -> None:

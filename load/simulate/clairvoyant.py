@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from cache_tiers.costs import Costs
 from cache_tiers.eviction.prefix_policy import Cut
 from cache_tiers.prefetch.types import Fetch, Plan, Shortfall
 from cache_tiers.types import SessionKey
@@ -34,7 +35,9 @@ class _Known:
 class Clairvoyant:
     """``PrefixPolicy``, ``Planner`` and ``Foresight`` in one."""
 
-    def __init__(self) -> None:
+    def __init__(self, costs: Costs, margin_s: float = 0.0) -> None:
+        self._costs = costs
+        self._margin_s = margin_s
         self._known: dict[SessionKey, _Known] = {}
 
     def foresee(self, session: SessionKey, at: float, chunks: int) -> None:
@@ -76,9 +79,22 @@ class Clairvoyant:
             known = self._of(shortfall.session)
             upto = min(shortfall.chunks, known.needed)
             if upto > shortfall.here and known.next_at < math.inf:
-                wanted.append((known.next_at, shortfall.session, upto))
+                wanted.append((known.next_at, shortfall.session, upto, shortfall.here))
         wanted.sort()
-        return Plan([Fetch(session, upto) for _, session, upto in wanted])
+        latest = math.inf
+        for next_at, _, upto, here in reversed(wanted):
+            latest = min(latest, next_at) - self._costs.load_s(upto - here)
+        begin_at = latest - self._margin_s
+        if begin_at > now:
+            fetches = []
+            for _, session, upto, here in wanted:
+                if room <= 0:
+                    break
+                granted = min(room, upto - here)
+                room -= granted
+                fetches.append(Fetch(session, here + granted))
+            return Plan(fetches, begin_at)
+        return Plan([Fetch(session, upto) for _, session, upto, _ in wanted])
 
     def _of(self, session: SessionKey) -> _Known:
         known = self._known.get(session)

@@ -126,7 +126,7 @@ class Link:
             else:
                 self._demands.popleft()
                 if job.done is not None:
-                    self._schedule(now, job.done)
+                    job.done(now)
         while self._job is None and self._fetches:
             job = self._fetches[0]
             granted = self._grant(job, now)

@@ -77,7 +77,10 @@ class Simulation:
         self._dram = self._tier(DRAM, hardware.dram_bytes, policies.dram)
         self._device = self._tier(DEVICE, hardware.device_bytes, policies.device)
         self._ssd = self._tier(SSD, hardware.ssd_bytes, policies.ssd)
-        self._tiers = [self._dram, self._device]
+        self._tiers = [self._dram]
+        """Those that keep something of sessions that are away, and have a limit."""
+        if policies.device is not None:
+            self._tiers.append(self._device)
         if hardware.ssd_bytes < math.inf:
             self._tiers.append(self._ssd)
         self._loads, self._copies = (
@@ -295,7 +298,7 @@ class Simulation:
         session = turn.session
         self._running += 1
         self._blocks += turn.blocks
-        for tier in (self._dram, self._device):
+        for tier in self._tiers:
             tier.share(session, now)
         loading = self._load(turn, 0.0, now)
         device = min(turn.reusable, session.present[DEVICE])
@@ -312,8 +315,9 @@ class Simulation:
         )
         self._tally.in_use.set(self._blocks * tokens, now)
         chunks = self._chains.chunks(session)
-        for tier in (self._dram, self._device):
-            self._take(tier, session, chunks, now)
+        for tier in self._tiers:
+            if tier is not self._ssd:
+                self._take(tier, session, chunks, now)
         turn.loads = loading
         turn.waits = loading
         if hot > device:
@@ -377,10 +381,9 @@ class Simulation:
             self._policies.foresight.foresee(session.key, returns_at, needed)
         for tier in self._tiers:
             tier.policy.ended(session.key, chunks, now)
-        if self._policies.device is None:
-            self._device.claim(session, 0, now)
-        for tier in self._tiers:
             tier.make_room(0, now)
+        if self._policies.device is None:
+            session.present[DEVICE] = 0
         if upcoming is None:
             self._closed(session, now)
         else:
