@@ -1,6 +1,5 @@
-"""Least recently used first: the baseline."""
+"""Least recently used first: a baseline."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from cache_tiers.eviction.prefix_policy import Cut
@@ -11,8 +10,8 @@ class Recency:
     """``PrefixPolicy``: whole chains, the session whose turn ended longest ago first."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[SessionKey, int] = OrderedDict()
-        """Chunks of every known session; the longest unused first."""
+        self._held: dict[SessionKey, int] = {}
+        """Chunks of each session, the one whose turn ended longest ago first."""
         self._busy: set[SessionKey] = set()
 
     def began(self, session: SessionKey, now: float) -> None:  # noqa: ARG002
@@ -22,8 +21,7 @@ class Recency:
     def ended(self, session: SessionKey, chunks: int, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
         self._busy.discard(session)
-        self._held.setdefault(session, 0)
-        self._held.move_to_end(session)
+        self._held[session] = self._held.pop(session, 0)
 
     def holds(self, session: SessionKey, chunks: int, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
@@ -36,6 +34,6 @@ class Recency:
 
     def victims(self, now: float) -> Iterator[Cut]:  # noqa: ARG002
         """See ``PrefixPolicy``."""
-        for session, held in list(self._held.items()):
-            if held and session not in self._busy:
-                yield Cut(session, 0)
+        idle = [s for s, chunks in self._held.items() if chunks and s not in self._busy]
+        for session in idle:
+            yield Cut(session, 0)

@@ -19,14 +19,14 @@ class LoadAt(IntEnum):
 @dataclass(frozen=True, slots=True)
 class EngineModel:
     """How long an engine takes. The defaults stand for a server of eight GPUs and a dense model of
-    some 70 billion parameters, as the recorded sessions had one or better."""
+    70 billion parameters: operations as in Kaplan et al. 2020, at 0.9e15 a second and GPU, a little
+    less than half of what an H200 can do with eight-bit numbers."""
 
-    prefill_s: float = 35e-6
-    """``a`` of ``cache_tiers/prefill_cost.py``, seconds a token: 2 × 70e9 operations a token at
-    half of 8 × 1e15 operations a second."""
-    prefill_s_per_position: float = 35e-6 / 32_768
-    """``b``: attention costs a token as much as all else at token 32,768 (see
-    ``cache_tiers/endurance/compute.py``)."""
+    prefill_s: float = 20e-6
+    """``a`` of ``cache_tiers/prefill_cost.py``, seconds a token: 2 × 70e9 operations."""
+    prefill_s_per_position: float = 20e-6 / 53_000
+    """``b``: 4 × 80 layers × 8192 operations for each token before, as many as all else at token
+    53,000."""
     step_tokens: int = 2048
     """Prompt tokens that one step of a chunked prefill computes."""
     decode_s: float = 15e-3
@@ -93,5 +93,7 @@ class SimulationConfig:
     load_at: LoadAt = LoadAt.FIRST_BYTE
     piece_s: float = 1.0
     """A prefetch takes room for as much as is loaded in so long."""
+    plan_every_s: float = 0.05
+    """Plans of prefetches are made at most so often, as in the engine."""
     linger_s: float = 4 * 3600.0
     """Who leaves says nothing: so long after its last turn a session is forgotten."""

@@ -90,15 +90,14 @@ class Simulation:
                 (self._device, hardware.device_bandwidth),
             )
         )
-        self._prefetchers = (
-            Prefetcher(policies.planner, self._loads, self._sessions, self._stored, self._schedule),
+        self._prefetchers = tuple(
             Prefetcher(
-                policies.device_planner,
-                self._copies,
-                self._sessions,
-                lambda session: session.present[DRAM],
-                self._schedule,
-            ),
+                planner, link, self._sessions, below, self._schedule, config.plan_every_s
+            )
+            for planner, link, below in (
+                (policies.planner, self._loads, self._stored),
+                (policies.device_planner, self._copies, lambda session: session.present[DRAM]),
+            )
         )
         self._queue: deque[_Turn] = deque()
         self._running = 0
@@ -215,7 +214,7 @@ class Simulation:
 
     def _changed(self) -> None:
         for prefetcher in self._prefetchers:
-            prefetcher.due = True
+            prefetcher.changed()
 
     # --- a turn --------------------------------------------------------------------------------
 
