@@ -33,9 +33,9 @@ class Miss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class KvReport(_Wire, frozen=True):
     """What one request reused. All counts in tokens of its prompt.
 
-    ``device + dram + ssd + computed == prompt``. ``ssd`` counts what was on SSD when the request
-    (or a prefetch for it) asked; ``prefetched`` is the part of ``ssd`` whose bytes were already in
-    DRAM, put there by a prefetch.
+    ``device + dram + ssd + computed == prompt``. Each counts what was in its tier when the request,
+    or a prefetch before it, asked; ``prefetched`` is the part of ``dram`` and ``ssd`` that a
+    prefetch had brought further up by the time the request asked.
     """
 
     prompt: int

@@ -18,7 +18,7 @@ plan           DRAM, then the device  in time for the predicted return, while no
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from cache_tiers.prefetch.tally import PrefetchTally
 from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.returns.types import TurnEnd
-from cache_tiers.types import ChunkKey, SessionKey
+from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.prefetch_metrics import Brought
@@ -76,6 +76,8 @@ class Filling:
     session: SessionKey
     before: int
     """Leading chunks that were on the device when it began."""
+    origins: list[Tier]
+    """Where those behind them were."""
     reply: "Future[bytes]"
 
 
@@ -126,6 +128,9 @@ class Foresight:
         self._device_tally = PrefetchTally(manager.chunk_bytes)
         self._fill: Fill | None = None
         self._filling: Filling | None = None
+        self._filled: dict[SessionKey, tuple[int, list[Tier]]] = {}
+        """What fills brought to the device and nobody has asked for: the place of the first chunk,
+        and where they were before."""
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns, the latest last."""
         self._arrived: dict[SessionKey, float] = {}
@@ -204,15 +209,16 @@ class Foresight:
         if arrived is not None:
             self._costs.led(self._clock() - arrived)
 
-    def found(self, session: SessionKey, on_device: int, above: int) -> int:
+    def found(self, session: SessionKey, on_device: int, above: int) -> Counter[Tier]:
         """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
-        the device, ``on_device`` of them there. Returns how many of these a prefetch brought."""
+        the device, ``on_device`` of them there. Returns how many of these a prefetch brought, by
+        the tier that they were in before."""
         coming = self.fetches.flying(session)
         self.fetches.forget(session)
         self._dram_tally.asked(session, above, coming)
-        before = self._device_tally.counts.used
         self._device_tally.asked(session, on_device)
-        return self._device_tally.counts.used - before
+        start, origins = self._filled.pop(session, (0, []))
+        return Counter(origins[: max(0, on_device - start)])
 
     def look_ahead(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
         """A request of the session waits to be scheduled, which will ask for these."""
@@ -228,6 +234,7 @@ class Foresight:
         self._device.order.forget(session)
         self._dram_tally.forget(session)
         self._device_tally.forget(session)
+        self._filled.pop(session, None)
         self.fetches.forget(session)
 
     def told(self) -> hints.Foresight:
@@ -378,7 +385,9 @@ class Foresight:
         if self._fill is None:
             return False
         here = self._sessions.on_device(session)
-        self._filling = Filling(session, here, self._fill(session, upto, keep_share))
+        chain = self._sessions.chain(session) or ()
+        origins = [self._manager.origin(key) for key in chain[here:upto]]
+        self._filling = Filling(session, here, origins, self._fill(session, upto, keep_share))
         return True
 
     def _end_fill(self) -> None:
@@ -389,6 +398,9 @@ class Foresight:
         here = self._sessions.on_device(filling.session)
         if here > filling.before:
             self._device_tally.fetched(filling.session, filling.before, here)
+            start, before = self._filled.get(filling.session, (filling.before, []))
+            origins = [*before[: filling.before - start], *filling.origins]
+            self._filled[filling.session] = (start, origins[: here - start])
         self._changed()
 
     def _fetched(self, session: SessionKey, place: int) -> None:

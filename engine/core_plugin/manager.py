@@ -126,6 +126,11 @@ class TierManager(TieringOffloadingManager):
             self._note_origin(req_context, chunk, Tier.SSD)
         return on_ssd
 
+    def origin(self, key: ChunkKey) -> Tier:
+        """The tier that a chunk below the device is in, or was in before a prefetch."""
+        in_dram = self.dram.has(key) and key not in self._prefetched
+        return Tier.DRAM if in_dram else Tier.SSD
+
     def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> CacheHitSource:
         """The tier a chunk was in when its request first asked."""
         tier = self.origins(req_context).tiers.get(ChunkKey(key))

@@ -22,6 +22,8 @@ class RequestRecord:
     held: tuple[ChunkKey, ...] | None
     """The session's chain before this request; None for a session that is not known."""
     admitted: bool = False
+    awaits_fill_since: float | None = None
+    """When it asked for chunks that are being brought to the device, on the monotonic clock."""
     made_room: bool = False
     """Whether others have made room on the device for it."""
     device: int = 0
@@ -113,7 +115,7 @@ class ReportLedger:
             device=device,
             dram=dram,
             ssd=ssd,
-            prefetched=min(record.prefetched, device + ssd),
+            prefetched=min(record.prefetched, dram + ssd),
             bytes_loaded=record.bytes_loaded,
             load_ms=round(record.load_ms, 3),
             misses=self._misses(record, prompt, reused, chain),

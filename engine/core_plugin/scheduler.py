@@ -121,14 +121,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
     ) -> tuple[int | None, bool]:
         """vLLM's; it allocates blocks next, so what is worth less, and pins, give way to the
         request here. One whose chunks are just being brought to the device waits for them."""
-        if request.session_id:
-            session = SessionKey(request.session_id)
-            self.foresight.asked(session)
-            if self.foresight.is_filling(session):
-                state = self._req_status[request.request_id]
-                state.update_offload_keys()
-                self.choice.awaits_fill(state, time.monotonic())
-                return None, False
+        if self._awaits_fill(request):
+            return None, False
         self._make_room_on_device(request, num_computed_tokens)
         tokens, is_async = super().get_num_new_matched_tokens(
             request, num_computed_tokens, max_num_new_tokens
@@ -140,6 +134,24 @@ class ValetScheduler(OffloadingConnectorScheduler):
         worth_loading = self.choice.asked(state, tokens, record, time.monotonic())
         state.update_num_hit_chunks(num_computed_tokens + worth_loading)
         return worth_loading, worth_loading > 0
+
+    def _awaits_fill(self, request: Any) -> bool:
+        """Whether the request's chunks are just being brought to the device."""
+        record = self.ledger.get(request.request_id)
+        if record is None or record.session is None:
+            return False
+        now = time.monotonic()
+        self.foresight.asked(record.session)
+        if self.foresight.is_filling(record.session):
+            record.awaits_fill_since = record.awaits_fill_since or now
+            state = self._req_status[request.request_id]
+            state.update_offload_keys()
+            self.choice.awaits_fill(state, now)
+            return True
+        if record.awaits_fill_since is not None:
+            record.load_ms += (now - record.awaits_fill_since) * 1000
+            record.awaits_fill_since = None
+        return False
 
     def _make_room_on_device(self, request: Any, num_computed_tokens: int) -> None:
         device, record = self.sessions.device, self.ledger.get(request.request_id)
@@ -373,15 +385,17 @@ class ValetScheduler(OffloadingConnectorScheduler):
                 record.prefetched += tokens
 
     def _note_found(self, record: RequestRecord) -> None:
-        """Prefetches learn what they were good for; those to the device show in the receipt."""
+        """Prefetches learn what they were good for. The receipt says where chunks were before."""
         if record.session is None:
             return
-        dram = record.tokens_by_tier.get(Tier.DRAM, 0) + record.prefetched
+        above = record.device + record.tokens_by_tier.get(Tier.DRAM, 0) + record.prefetched
         chunk = self.tokens_per_chunk
-        brought = self.foresight.found(
-            record.session, record.device // chunk, (record.device + dram) // chunk
-        )
-        record.prefetched += brought * chunk
+        brought = self.foresight.found(record.session, record.device // chunk, above // chunk)
+        for tier, chunks in brought.items():
+            record.device -= chunks * chunk
+            record.tokens_by_tier[tier] = record.tokens_by_tier.get(tier, 0) + chunks * chunk
+            record.prefetched += chunks * chunk
+            record.bytes_loaded += chunks * self.manager.chunk_bytes
 
     def _tokens(self, items: Sequence[LoadItem]) -> int:
         """Prompt tokens of chunks, counted in the first group: others cover the same tokens."""
