@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from app import plan_command
 from app.setting_values import duration, quota, size
 from app.settings import Settings, SettingsError, load_settings
 from sessions.tenancy.quotas import BYTES, NAMES
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if parsed.command == "doctor":
         return _doctor(settings)
+    if parsed.command == "plan":
+        return _plan(parsed)
     if parsed.command == "models":
         return _prepare_model(settings, parsed.force)
     if parsed.command == "store":
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare = actions.add_parser("prepare", help="make the default model's folder")
     prepare.add_argument("--force", action="store_true", help="make it again")
     commands.add_parser("doctor", help="check this machine against the settings")
+    plan_command.add_arguments(commands.add_parser("plan", help="what hardware would give"))
     _add_store(commands.add_parser("store", help="look at the SSD store, and after it"))
     _add_keys(commands.add_parser("keys", help="API keys, also of a running server"))
     _add_tenants(commands.add_parser("tenants", help="quotas of tenants"))
@@ -178,6 +182,15 @@ def _prepare_model(settings: Settings, force: bool) -> int:
     except ModelUnavailable as error:
         return _fail(error)
     return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from load.plan.errors import CannotPlan
+
+    try:
+        return plan_command.run(parsed)
+    except (CannotPlan, OSError) as error:
+        return _fail(error)
 
 
 def _store(settings: Settings, environ: Mapping[str, str], parsed: argparse.Namespace) -> int:
