@@ -137,6 +137,14 @@ def own(path: Path) -> Trace:
     return Trace(path, _OwnParser, block_tokens=1, common_clock=True)
 
 
+def own_requests(lines: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
+    """Of lines of Valet's own format that are in no file. Raises ValueError or KeyError for a line
+    of another form."""
+    parse = _OwnParser()
+    for line in lines:
+        yield from parse(line)
+
+
 def find_traces(environ: Mapping[str, str], repository: Path) -> dict[str, Trace]:
     """The traces that this machine has, by name: under ``VALET_TRACES``, else beside the
     repository."""

@@ -193,12 +193,7 @@ class Chains:
         """Whether a prompt that leaves the session's chain after ``own`` blocks does so where
         nobody else is."""
         tip = session.tip
-        return (
-            tip is not None
-            and tip.sessions == 1
-            and tip.parent is not None
-            and own > tip.start
-        )
+        return tip is not None and tip.sessions == 1 and tip.parent is not None and own > tip.start
 
     def _walk(self, scope: str, runs: Runs) -> tuple[int, Segment]:
         """As far as a prompt is known: how many blocks, and the segment in which that ends."""

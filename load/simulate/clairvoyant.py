@@ -4,7 +4,8 @@ What is kept is what is needed next, as far as it fits: the end of the chain tha
 furthest in the future goes first (Belady 1966; with sizes, and chains that are cut anywhere, what
 is cut is a fraction, for which the rule stays the best where nothing can be brought back). What is
 missing is brought back earliest deadline first (Horn 1974: no other order of one link meets more),
-and displaces only what is needed later. A part of a chain that the next request does not go on
+as late as the link allows, with a margin, or earlier into room that is free; it displaces only what
+is needed later. A part of a chain that the next request does not go on
 from goes before everything else.
 
 With bandwidth it is a heuristic and no bound: which of two needs to drop when the link is too slow
@@ -35,7 +36,8 @@ class _Known:
 class Clairvoyant:
     """``PrefixPolicy``, ``Planner`` and ``Foresight`` in one."""
 
-    def __init__(self, costs: Costs, margin_s: float = 0.0) -> None:
+    def __init__(self, costs: Costs, margin_s: float = 2.0) -> None:
+        """``margin_s``: for loads of requests that come between."""
         self._costs = costs
         self._margin_s = margin_s
         self._known: dict[SessionKey, _Known] = {}
@@ -72,7 +74,7 @@ class Clairvoyant:
             if known.held:
                 yield Cut(session, 0)
 
-    def plan(self, shortfalls: Iterable[Shortfall], room: int, now: float) -> Plan:  # noqa: ARG002
+    def plan(self, shortfalls: Iterable[Shortfall], room: int, now: float) -> Plan:
         """See ``Planner``."""
         wanted = []
         for shortfall in shortfalls:
@@ -81,20 +83,19 @@ class Clairvoyant:
             if upto > shortfall.here and known.next_at < math.inf:
                 wanted.append((known.next_at, shortfall.session, upto, shortfall.here))
         wanted.sort()
-        latest = math.inf
+        begin_at = math.inf
         for next_at, _, upto, here in reversed(wanted):
-            latest = min(latest, next_at) - self._costs.load_s(upto - here)
-        begin_at = latest - self._margin_s
-        if begin_at > now:
-            fetches = []
-            for _, session, upto, here in wanted:
-                if room <= 0:
-                    break
-                granted = min(room, upto - here)
-                room -= granted
+            begin_at = min(begin_at, next_at) - self._costs.load_s(upto - here)
+        begin_at -= self._margin_s
+        if begin_at <= now:
+            return Plan([Fetch(session, upto) for _, session, upto, _ in wanted])
+        fetches = []
+        for _, session, upto, here in wanted:
+            granted = min(room, upto - here)
+            if granted > 0:
                 fetches.append(Fetch(session, here + granted))
-            return Plan(fetches, begin_at)
-        return Plan([Fetch(session, upto) for _, session, upto, _ in wanted])
+                room -= granted
+        return Plan(fetches, None if begin_at == math.inf else begin_at)
 
     def _of(self, session: SessionKey) -> _Known:
         known = self._known.get(session)

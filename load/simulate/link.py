@@ -152,9 +152,9 @@ class Link:
         self._serial += 1
         serial = self._serial
         at = now + (end - job.start) / self._rate
-        self._schedule(at, lambda now: self._finish(serial, now))
+        self._schedule(at, lambda _: self._finish(serial))
 
-    def _finish(self, serial: int, now: float) -> None:
+    def _finish(self, serial: int) -> None:
         job = self._job
         if job is None or serial != self._serial:
             return

@@ -91,9 +91,7 @@ class Simulation:
             )
         )
         self._prefetchers = tuple(
-            Prefetcher(
-                planner, link, self._sessions, below, self._schedule, config.plan_every_s
-            )
+            Prefetcher(planner, link, self._sessions, below, self._schedule, config.plan_every_s)
             for planner, link, below in (
                 (policies.planner, self._loads, self._stored),
                 (policies.device_planner, self._copies, lambda session: session.present[DRAM]),
