@@ -1,0 +1,256 @@
+"""Load or compute in the scheduler: what a request gets, and what is learned from it."""
+
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.types import ChunkKey, MissReason, Tier
+from engine.core_plugin.choice import TRY_EVERY_S, Choice
+from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.loads import FILL
+from engine.core_plugin.reports import RequestRecord
+
+TOKENS = 128
+
+
+def key(number: int) -> ChunkKey:
+    return ChunkKey(b"%d" % number)
+
+
+class Tiers:
+    """In the place of the manager, its DRAM and the store on SSD."""
+
+    chunk_bytes = 1000
+
+    def __init__(self) -> None:
+        self.in_dram: set[ChunkKey] = set()
+        self.brought: list[ChunkKey] = []
+        self.dram = SimpleNamespace(
+            has=self.in_dram.__contains__, has_or_awaits=self.in_dram.__contains__
+        )
+        self.read = SimpleNamespace(chunks_read=0, read_busy_s=0.0)
+        self.ssd = SimpleNamespace(store=SimpleNamespace(stats=lambda: self.read))
+
+    def bring(
+        self, keys: Sequence[ChunkKey], waiter: object, now: float, *, break_pins: bool
+    ) -> None:
+        assert not break_pins
+        self.brought += keys
+
+
+class Running:
+    """In the place of the loads."""
+
+    def __init__(self) -> None:
+        self.fills: list[LoadStream] = []
+        self.reads_ahead = lambda: 0
+
+    def streams(self, request_id: str) -> list[LoadStream]:
+        return self.fills if request_id == FILL else []
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.tiers = Tiers()
+        self.loads = Running()
+        self.costs = LearnedCosts(1000)
+        tiers: Any = self.tiers
+        loads: Any = self.loads
+        self.choice = Choice(tiers, loads, self.costs, chunk_tokens=TOKENS, groups=1, workers=1)
+        self.states: dict[str, Any] = {}
+        self.record = RequestRecord(None, None)
+        self.costs.prefilled([(0, 1000)], 1.0)
+
+    def disk(self, chunk_s: float) -> None:
+        """As found lately."""
+        for _ in range(5):
+            self.costs.tiers[Tier.SSD].add(4, 4 * chunk_s)
+
+    def request(self, chunks: int, name: str = "r", on_device: int = 0) -> Any:
+        request = SimpleNamespace(
+            request_id=name,
+            num_tokens=chunks * TOKENS + 9,
+            num_prompt_tokens=chunks * TOKENS + 9,
+            num_output_tokens=0,
+            is_finished=lambda: False,
+        )
+        keys = [key(number) for number in range(chunks)]
+        self.states[name] = SimpleNamespace(
+            req=request,
+            num_locally_computed_tokens=on_device * TOKENS,
+            group_states=[SimpleNamespace(offload_keys=keys)],
+            update_offload_keys=lambda: None,
+        )
+        return self.states[name]
+
+    def step(self, now: float, **scheduled: tuple[int, int]) -> None:
+        new = [SimpleNamespace(req_id=r, num_computed_tokens=s) for r, (s, _) in scheduled.items()]
+        step = SimpleNamespace(
+            scheduled_new_reqs=new,
+            scheduled_cached_reqs=SimpleNamespace(req_ids=[], num_computed_tokens=[]),
+            num_scheduled_tokens={r: end - start for r, (start, end) in scheduled.items()},
+            total_num_scheduled_tokens=sum(end - start for start, end in scheduled.values()),
+        )
+        self.choice.begin_step(step, self.states, now)
+
+    def end_step(self, now: float, copied_bytes: int = 0, seconds: float = 0.0) -> None:
+        load = SimpleNamespace(bytes=copied_bytes, time=seconds)
+        meta: Any = SimpleNamespace(transfer_stats=SimpleNamespace(load=load))
+        self.choice.end_step(meta, self.states, now)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def stream(first: int, behind: int) -> LoadStream:
+    items = [LoadItem(key(i), 0, i, (i,)) for i in range(first, behind)]
+    return LoadStream(items, now=0.0, patience_s=5.0)
+
+
+def come(load: LoadStream, numbers: Iterable[int], now: float = 0.0) -> None:
+    load.on_ready([key(number) for number in numbers], now)
+
+
+def test_what_is_worth_loading_is_loaded(bench: Bench) -> None:
+    bench.disk(0.01)
+    assert bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0) == 10 * TOKENS
+    assert bench.record.failure is None
+    assert not bench.tiers.brought
+
+
+def test_what_is_not_is_computed_and_said_to_be(bench: Bench) -> None:
+    bench.disk(1.0)
+    assert bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0) == 0
+    assert bench.record.failure is MissReason.RECOMPUTE_CHEAPER
+
+
+def test_what_is_in_dram_is_loaded_in_front_of_a_slow_disk(bench: Bench) -> None:
+    bench.disk(1.0)
+    bench.tiers.in_dram.update(key(number) for number in range(6))
+    state = bench.request(10, on_device=2)
+    assert bench.choice.asked(state, 8 * TOKENS, bench.record, 0.0) == 4 * TOKENS
+
+
+def test_of_a_chain_as_much_comes_up_as_a_request_would_load(bench: Bench) -> None:
+    bench.disk(1.0)
+    bench.tiers.in_dram.update(key(number) for number in range(6))
+    chain = [key(number) for number in range(10)]
+    assert bench.choice.worth(chain, 2) == 6
+    bench.disk(0.001)
+    assert bench.choice.worth(chain, 2) == 10
+
+
+def test_a_slow_disk_is_tried_now_and_then(bench: Bench) -> None:
+    bench.disk(1.0)
+    state = bench.request(10)
+    for now in (0.0, 1.0, TRY_EVERY_S - 0.1):
+        bench.choice.asked(state, 10 * TOKENS, bench.record, now)
+    assert bench.tiers.brought == [key(number) for number in range(4)]
+    bench.choice.asked(state, 10 * TOKENS, bench.record, TRY_EVERY_S)
+    assert len(bench.tiers.brought) == 8
+
+
+def test_a_load_that_stalls_is_cut_where_it_stands(bench: Bench) -> None:
+    bench.disk(0.01)
+    bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0)
+    load = stream(0, 10)
+    bench.choice.opened("r", load, 0.0)
+    load.on_reading([key(number) for number in range(10)])
+    come(load, range(3))
+    bench.step(0.1)
+    assert load.failure is None
+    bench.step(0.6)
+    assert load.failure is MissReason.RECOMPUTE_CHEAPER
+    assert load.failed_at == 0, "nothing is on the device yet"
+    assert load.at_hand == 3
+    assert [item.key for item in load.take_run()] == [key(0), key(1), key(2)]
+
+
+def test_a_disk_that_becomes_slow_ends_a_load(bench: Bench) -> None:
+    bench.disk(0.01)
+    bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0)
+    load = stream(0, 10)
+    bench.choice.opened("r", load, 0.0)
+    for number in range(3):
+        bench.tiers.read.chunks_read += 1
+        bench.tiers.read.read_busy_s += 0.3
+        come(load, [number])
+        bench.step(0.01)
+    assert load.failure is MissReason.RECOMPUTE_CHEAPER
+
+
+def test_whole_loads_teach_what_they_take_beyond_transfers(bench: Bench) -> None:
+    bench.disk(0.01)
+    bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0)
+    load = stream(0, 10)
+    bench.choice.opened("r", load, 0.0)
+    before = bench.costs.fetch_s(0, 10, busy=False)
+    bench.choice.ended(load, before + 0.05)
+    assert bench.costs.fetch_s(0, 10, busy=False) == pytest.approx(before + 0.05)
+
+
+def test_a_fill_that_a_request_waits_for_is_its_load(bench: Bench) -> None:
+    bench.disk(0.01)
+    fill = stream(2, 10)
+    bench.loads.fills.append(fill)
+    come(fill, [2, 3])
+    bench.choice.awaits_fill(bench.request(10), 100.0)
+    bench.choice.awaits_fill(bench.states["r"], 100.01)
+    bench.step(100.04)
+    assert fill.failure is None, "it began long before anybody waited"
+    bench.step(100.2)
+    assert fill.failure is MissReason.RECOMPUTE_CHEAPER
+    assert fill.at_hand == 2
+
+
+def test_a_fill_that_is_not_worth_waiting_for_is_cut_at_once(bench: Bench) -> None:
+    bench.disk(1.0)
+    fill = stream(0, 10)
+    bench.loads.fills.append(fill)
+    come(fill, [0])
+    bench.choice.awaits_fill(bench.request(10), 0.0)
+    assert fill.failure is MissReason.RECOMPUTE_CHEAPER
+    assert fill.at_hand == 1
+
+
+def test_prefills_copies_and_reads_are_learned(bench: Bench) -> None:
+    for number in range(200):
+        state = bench.request(8, name=f"r{number}")
+        bench.step(number, **{f"r{number}": (0, 1000)})
+        state.req.num_output_tokens = 1
+        bench.end_step(number + 0.5, copied_bytes=8000, seconds=0.08)
+        bench.tiers.read.chunks_read += 8
+        bench.tiers.read.read_busy_s += 0.4
+    assert bench.costs.compute_s(0, 1000) == pytest.approx(0.5, rel=0.01)
+    assert bench.costs.tiers[Tier.DRAM].chunk_s == pytest.approx(0.01)
+    assert bench.costs.tiers[Tier.SSD].chunk_s == pytest.approx(0.05)
+
+
+def test_decoding_is_no_prefill(bench: Bench) -> None:
+    before = bench.costs.compute_s(0, 1000)
+    state = bench.request(1)
+    state.req.num_output_tokens = 5
+    for number in range(100):
+        bench.step(number, r=(138 + number, 139 + number))
+        bench.end_step(number + 0.5)
+    assert bench.costs.compute_s(0, 1000) == before
+
+
+def test_loads_read_no_further_ahead_than_a_deadline_allows(bench: Bench) -> None:
+    bench.disk(0.1)
+    assert bench.loads.reads_ahead() == 10
+    bench.disk(30.0)
+    assert bench.loads.reads_ahead() == 1
+
+
+def test_a_request_that_is_over_is_forgotten(bench: Bench) -> None:
+    bench.choice.asked(bench.request(3), 3 * TOKENS, bench.record, 0.0)
+    bench.choice.forget("r")
+    bench.choice.forget("r")
+    with pytest.raises(KeyError):
+        bench.choice.opened("r", stream(0, 3), 0.0)
