@@ -20,7 +20,6 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -35,8 +34,10 @@ from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey, Tier
+from engine.core_plugin.device_fill import KEEP_SHARE
 from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
+from engine.core_plugin.planned_fills import PlannedFills
 from engine.core_plugin.prefetch_metrics import Brought
 from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.vllm_compat import OffloadKey
@@ -48,10 +49,6 @@ MOST_ARRIVING = 1024
 MOST_PLANNED_FOR = 512
 """Sessions that a plan looks at, those whose turns ended last: each costs the scheduler's thread
 some 20 µs."""
-
-Fill = Callable[[SessionKey, int, float], "Future[bytes]"]
-"""Bring a session's first chunks to the device; leaves a share of the idle blocks to requests. The
-future is done when that is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +64,6 @@ class Upkeep:
         importance = Importance(returns, costs, chunk_tokens=tokens_per_chunk)
         order = ByImportance(importance)
         return cls(order, DeadlinePlanner(importance, order))
-
-
-@dataclass(frozen=True, slots=True)
-class Filling:
-    """A fill under way."""
-
-    session: SessionKey
-    before: int
-    """Leading chunks that were on the device when it began."""
-    origins: list[Tier]
-    """Where those behind them were."""
-    reply: "Future[bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +110,7 @@ class Foresight:
         self._dram = Upkeep.of(self.returns, costs, tokens_per_chunk)
         self._device = Upkeep.of(self.returns, ToDevice(costs), tokens_per_chunk)
         self._dram_tally = PrefetchTally(manager.chunk_bytes)
-        self._device_tally = PrefetchTally(manager.chunk_bytes)
-        self._fill: Fill | None = None
-        self._filling: Filling | None = None
-        self._filled: dict[SessionKey, tuple[int, list[Tier]]] = {}
-        """What fills brought to the device and nobody has asked for: the place of the first chunk,
-        and where they were before."""
+        self.fills = PlannedFills(manager, sessions)
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns, the latest last."""
         self._arrived: dict[SessionKey, float] = {}
@@ -140,10 +120,6 @@ class Foresight:
         manager.dram.order.bind(self._dram.order, sessions)
         manager.dram.order.on_held = self._dram_tally.holds
         self.fetches.on_fetched = self._fetched
-
-    def bind(self, fill: Fill) -> None:
-        """How device blocks are filled, on an engine where they can be."""
-        self._fill = fill
 
     # --- what happens to sessions -----------------------------------------------------------------
 
@@ -192,12 +168,12 @@ class Foresight:
         if len(self._arrived) > MOST_ARRIVING:
             del self._arrived[next(iter(self._arrived))]
         chain = self._sessions.chain(session)
-        if not chain or self.is_filling(session) or not self._prefetch:
+        if not chain or self.fills.is_filling(session) or not self._prefetch:
             return
         here = self._sessions.on_device(session)
         if here == len(chain):
             return
-        if self._filling is None and self._start_fill(session, len(chain), keep_share=0.0):
+        if self.fills.start(session, len(chain), keep_share=0.0):
             return
         self.fetches.want(session, self._pieces(chain, here))
         self.fetches.advance(now, loads_wait=False)
@@ -216,9 +192,7 @@ class Foresight:
         coming = self.fetches.flying(session)
         self.fetches.forget(session)
         self._dram_tally.asked(session, above, coming)
-        self._device_tally.asked(session, on_device)
-        start, origins = self._filled.pop(session, (0, []))
-        return Counter(origins[: max(0, on_device - start)])
+        return self.fills.found(session, on_device)
 
     def look_ahead(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
         """A request of the session waits to be scheduled, which will ask for these."""
@@ -233,8 +207,7 @@ class Foresight:
         self._dram.order.forget(session)
         self._device.order.forget(session)
         self._dram_tally.forget(session)
-        self._device_tally.forget(session)
-        self._filled.pop(session, None)
+        self.fills.forget(session)
         self.fetches.forget(session)
 
     def told(self) -> hints.Foresight:
@@ -254,12 +227,12 @@ class Foresight:
 
     def brought(self) -> Brought:
         """What prefetches were good for so far, to DRAM and to the device together."""
-        counts = (self._dram_tally.counts, self._device_tally.counts)
+        counts = (self._dram_tally.counts, self.fills.tally.counts)
         return Brought(
             chunks=sum(each.fetched for each in counts),
             used=sum(each.used for each in counts),
             late=sum(each.late for each in counts),
-            wasted_bytes=self._dram_tally.wasted_bytes + self._device_tally.wasted_bytes,
+            wasted_bytes=self._dram_tally.wasted_bytes + self.fills.tally.wasted_bytes,
         )
 
     def back(self, session: SessionKey) -> tuple[float | None, float | None]:
@@ -278,7 +251,8 @@ class Foresight:
     def poll(self, now: float, *, loads_wait: bool) -> None:
         """Plan what is due, and go on with what is planned. ``loads_wait``: a request waits for a
         load."""
-        self._end_fill()
+        if self.fills.end_if_over():
+            self._changed()
         if now >= self._plan_at and not loads_wait:
             self._plan(now)
         self.fetches.advance(now, loads_wait=loads_wait)
@@ -293,10 +267,6 @@ class Foresight:
         return None if self._plan_at == math.inf else max(0.0, self._plan_at - self._clock())
 
     # --- the device -----------------------------------------------------------------------------
-
-    def is_filling(self, session: SessionKey) -> bool:
-        """Whether the session's chunks are being brought to the device."""
-        return self._filling is not None and self._filling.session == session
 
     def make_room_on_device(self, blocks: int) -> None:
         """So many will be allocated next: let those go that are worth the least."""
@@ -331,7 +301,7 @@ class Foresight:
         chains = {s: chain for s in self._away if (chain := self._sessions.chain(s))}
         on_device = {s: self._sessions.on_device(s) for s in chains}
         plans = [self._plan_dram(chains, on_device, now)]
-        if self._fill is not None:
+        if self.fills.possible:
             plans.append(self._plan_device(chains, on_device, now))
         due = [plan.next_at for plan in plans if plan.next_at is not None]
         if due:
@@ -369,39 +339,17 @@ class Foresight:
         assert device is not None
         for session, here in on_device.items():
             self._device.order.holds(session, here, now)
-            self._device_tally.holds(session, here)
+            self.fills.tally.holds(session, here)
         short = [
             Shortfall(s, on_device[s], len(chain))
             for s, chain in chains.items()
             if on_device[s] < len(chain)
         ]
         plan = self._device.planner.plan(short, device.empty(device.total), now)
-        if plan.fetches and self._filling is None:
+        if plan.fetches and not self.fills.under_way:
             first = plan.fetches[0]
-            self._start_fill(first.session, first.upto, keep_share=0.25)
+            self.fills.start(first.session, first.upto, keep_share=KEEP_SHARE)
         return plan
-
-    def _start_fill(self, session: SessionKey, upto: int, *, keep_share: float) -> bool:
-        if self._fill is None:
-            return False
-        here = self._sessions.on_device(session)
-        chain = self._sessions.chain(session) or ()
-        origins = [self._manager.origin(key) for key in chain[here:upto]]
-        self._filling = Filling(session, here, origins, self._fill(session, upto, keep_share))
-        return True
-
-    def _end_fill(self) -> None:
-        filling = self._filling
-        if filling is None or not filling.reply.done():
-            return
-        self._filling = None
-        here = self._sessions.on_device(filling.session)
-        if here > filling.before:
-            self._device_tally.fetched(filling.session, filling.before, here)
-            start, before = self._filled.get(filling.session, (filling.before, []))
-            origins = [*before[: filling.before - start], *filling.origins]
-            self._filled[filling.session] = (start, origins[: here - start])
-        self._changed()
 
     def _fetched(self, session: SessionKey, place: int) -> None:
         self._dram_tally.fetched(session, place, place + 1)

@@ -13,13 +13,15 @@ from typing import Any
 
 from cache_tiers import hints
 from cache_tiers.learned_costs import LearnedCosts
-from cache_tiers.types import ChunkKey, SessionKey, Tier
+from cache_tiers.types import ChunkKey, SessionKey
 from engine.core_plugin.admittance import Admittance, Prompt
 from engine.core_plugin.choice import Choice
 from engine.core_plugin.desk import ControlDesk
 from engine.core_plugin.device_blocks import blocks_needed
+from engine.core_plugin.drains import Drains
 from engine.core_plugin.foresight import Foresight
-from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.load_records import LoadRecords
+from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.loads import FILL, LOAD_PATIENCE_S, Loads, split_by_chunk
 from engine.core_plugin.manager import DeferredLoad, TierManager
 from engine.core_plugin.orders import Orders, ValetMetadata
@@ -27,7 +29,9 @@ from engine.core_plugin.owner import Owner
 from engine.core_plugin.prefetch_metrics import PrefetchMetrics
 from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
+from engine.core_plugin.request_chain import chain_of, prompt_of
 from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.turn_memory import TurnMemory
 from engine.core_plugin.vllm_compat import (
     GPULoadStoreSpec,
     KVConnectorOutput,
@@ -35,12 +39,8 @@ from engine.core_plugin.vllm_compat import (
     OffloadingConnectorStats,
     OffloadingWorkerMetadata,
     RequestOffloadState,
-    RequestStatus,
     TransferJob,
 )
-
-STORE_PATIENCE_S = 10.0
-"""A finished request's device blocks are kept at most this long for chunks not yet saved."""
 
 
 class ValetScheduler(OffloadingConnectorScheduler):
@@ -94,10 +94,16 @@ class ValetScheduler(OffloadingConnectorScheduler):
         )
         self.desk = ControlDesk(self)
         if self.can_fill:
-            self.foresight.bind(self.desk.fill)
+            self.foresight.fills.bind(self.desk.fill)
         self._orders = Orders()
         self._awaiting_echo: set[str] = set()
-        self._draining: dict[str, float] = {}
+        self._drains = Drains(self._req_status)
+        self.memory = TurnMemory(self.sessions, self.ledger, self._req_status)
+        self._records = LoadRecords(
+            self.manager,
+            block_tokens=self.config.kv_group_configs[0].tokens_per_block,
+            chunk_tokens=self.tokens_per_chunk,
+        )
         self._prefetch_metrics = PrefetchMetrics()
         self._unscheduled: list[str] = []
         """Requests that have come since the last step."""
@@ -142,7 +148,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             return False
         now = time.monotonic()
         self.foresight.asked(record.session)
-        if self.foresight.is_filling(record.session):
+        if self.foresight.fills.is_filling(record.session):
             record.awaits_fill_since = record.awaits_fill_since or now
             state = self._req_status[request.request_id]
             state.update_offload_keys()
@@ -188,7 +194,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         items = split_by_chunk(job.src_spec.keys, job.dst_spec, self.config.blocks_per_chunk)
         stream = LoadStream(items, now=now, patience_s=LOAD_PATIENCE_S)
         if record is not None and first:
-            self._note_origins(record, state, stream)
+            self._records.opened(record, state, stream)
             self._note_found(record)
         end = partial(self._on_load_ended, job_id, state)
         self.loads.open(request.request_id, stream, end, now)
@@ -202,19 +208,17 @@ class ValetScheduler(OffloadingConnectorScheduler):
             return False, None
         self.loads.give_up(request.request_id)
         self.choice.forget(request.request_id)
-        superseded = self._remember(request, _chain(state))
-        if request.session_id and self._is_alone(request):
+        superseded = self.memory.remember(state)
+        if request.session_id and self.memory.is_alone(request):
             self.foresight.request_over(SessionKey(request.session_id))
         report = self.ledger.finish(
-            request.request_id, request.num_prompt_tokens, _prompt(state), superseded
+            request.request_id, request.num_prompt_tokens, prompt_of(state), superseded
         )
         # A request that is still loading is freed by the echo of its load instead.
         loading = request.request_id in self._awaiting_echo or self.loads.is_open(
             request.request_id
         )
-        keep_blocks = not loading and self._unsaved(state) > 0
-        if keep_blocks:
-            self._draining[request.request_id] = time.monotonic() + STORE_PATIENCE_S
+        keep_blocks = not loading and self._drains.begin(request.request_id, time.monotonic())
         params = None if report is None else {"valet": hints.encode(hints.Report(report))}
         return keep_blocks, params
 
@@ -225,8 +229,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
                 return self.ledger.preview(
                     request_id,
                     state.req.num_prompt_tokens,
-                    _prompt(state),
-                    self._leaves_behind(state.req, _chain(state)),
+                    prompt_of(state),
+                    self.memory.leaves_behind(state),
                 )
         return self.ledger.find_finished(external_id)
 
@@ -242,7 +246,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if self.sessions.standings.holds_device and not scheduler_output.total_num_scheduled_tokens:
             self._break_pin_of_the_stuck()
         self._current_batch_load_jobs.update(self.loads.advance(now))
-        finished = self._finished_drains(scheduler_output.finished_req_ids or set(), now)
+        finished = set(scheduler_output.finished_req_ids or ()) - self._drains.requests
+        finished |= self._end_drains(now)
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         meta = super().build_connector_meta(step)
         self.desk.poll(now)
@@ -261,7 +266,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     def has_pending_push_work(self) -> bool:
         """Whether the engine must keep stepping without requests."""
-        own = self._draining or self.desk or self._orders or self.foresight.busy
+        own = self._drains or self.desk or self._orders or self.foresight.busy
         return super().has_pending_push_work() or bool(own)
 
     def get_stats(self) -> OffloadingConnectorStats | None:
@@ -293,7 +298,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             if state is None or record is None or record.admitted or record.session is None:
                 continue
             state.update_offload_keys()
-            self.foresight.look_ahead(record.session, _prompt(state))
+            self.foresight.look_ahead(record.session, prompt_of(state))
         self._unscheduled.clear()
 
     # --- device fills ----------------------------------------------------------------------------
@@ -358,13 +363,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if record is None:
             return
         record.failure = stream.failure
-        lost_tokens = self._tokens(lost)
-        origins = self.manager.origins(state.req_context)
-        for item in lost:
-            tier = origins.tiers.get(item.key, Tier.SSD)
-            tokens = self._tokens((item,))
-            record.tokens_by_tier[tier] = max(0, record.tokens_by_tier.get(tier, 0) - tokens)
-            record.bytes_loaded = max(0, record.bytes_loaded - self.manager.chunk_bytes)
+        lost_tokens = self._records.tokens(lost)
+        self._records.lost(record, state, lost)
         if (stats := request.prefill_stats) is not None:
             stats.set(
                 num_prompt_tokens=request.num_prompt_tokens,
@@ -372,35 +372,13 @@ class ValetScheduler(OffloadingConnectorScheduler):
                 num_external_cached_tokens=max(0, stats.num_external_cached_tokens - lost_tokens),
             )
 
-    def _note_origins(
-        self, record: RequestRecord, state: RequestOffloadState, stream: LoadStream
-    ) -> None:
-        origins = self.manager.origins(state.req_context)
-        for item in stream.items:
-            tokens = self._tokens((item,))
-            tier = origins.tiers.get(item.key, Tier.SSD)
-            record.tokens_by_tier[tier] = record.tokens_by_tier.get(tier, 0) + tokens
-            record.bytes_loaded += self.manager.chunk_bytes
-            if item.key in origins.prefetched:
-                record.prefetched += tokens
-
     def _note_found(self, record: RequestRecord) -> None:
-        """Prefetches learn what they were good for. The receipt says where chunks were before."""
-        if record.session is None:
-            return
-        above = record.device + record.tokens_by_tier.get(Tier.DRAM, 0) + record.prefetched
-        chunk = self.tokens_per_chunk
-        brought = self.foresight.found(record.session, record.device // chunk, above // chunk)
-        for tier, chunks in brought.items():
-            record.device -= chunks * chunk
-            record.tokens_by_tier[tier] = record.tokens_by_tier.get(tier, 0) + chunks * chunk
-            record.prefetched += chunks * chunk
-            record.bytes_loaded += chunks * self.manager.chunk_bytes
-
-    def _tokens(self, items: Sequence[LoadItem]) -> int:
-        """Prompt tokens of chunks, counted in the first group: others cover the same tokens."""
-        per_block: int = self.config.kv_group_configs[0].tokens_per_block
-        return sum(len(item.block_ids) * per_block for item in items if item.group == 0)
+        """Prefetches learn what they were good for, and the request what they did for it."""
+        if record.session is not None:
+            on_device = record.device // self.tokens_per_chunk
+            above = self._records.above(record)
+            brought = self.foresight.found(record.session, on_device, above)
+            self._records.found(record, brought)
 
     # --- stores ----------------------------------------------------------------------------------
 
@@ -416,7 +394,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     def _build_store_jobs(self, scheduler_output: Any) -> dict[int, TransferJob]:
         """vLLM's, over draining requests too."""
-        finished = set(scheduler_output.finished_req_ids) | set(self._draining)
+        finished = set(scheduler_output.finished_req_ids) | self._drains.requests
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         jobs: dict[int, TransferJob] = super()._build_store_jobs(step)
         return jobs
@@ -425,36 +403,13 @@ class ValetScheduler(OffloadingConnectorScheduler):
         groups = len(state.group_states)
         return max(1, self.manager.capacity // 4 // groups)
 
-    def _unsaved(self, state: RequestOffloadState) -> int:
-        """Chunks of a finished request that have not been handed to a store yet."""
-        request = state.req
-        if request.status is RequestStatus.FINISHED_ABORTED:
-            tokens = request.num_computed_tokens
-        else:
-            tokens = max(request.num_prompt_tokens, request.num_tokens - 1)
-        return sum(
-            max(0, self._storable(state, i, tokens) - group.next_stored_chunk_idx)
-            for i, group in enumerate(state.group_states)
-        )
-
-    def _storable(self, state: RequestOffloadState, group: int, tokens: int) -> int:
-        config, group_state = self.config.kv_group_configs[group], state.group_states[group]
-        chunks: int = state.storable_chunks(config, group_state, tokens)
-        return chunks
-
-    def _finished_drains(self, finished: set[str], now: float) -> set[str]:
+    def _end_drains(self, now: float) -> set[str]:
         """Requests that vLLM may forget in this step: those that are done saving."""
-        done = set(finished) - set(self._draining)
-        for request_id, deadline in list(self._draining.items()):
-            state = self._req_status.get(request_id)
-            saved = state is None or (not state.transfer_jobs and self._unsaved(state) == 0)
-            if saved or (now > deadline and not (state and state.transfer_jobs)):
-                if state is not None and self.manager.ssd is not None:
-                    self.manager.ssd.count_dropped(self._unsaved(state))
-                del self._draining[request_id]
-                self._orders.stores_ended.add(request_id)
-                done.add(request_id)
-        return done
+        ended = self._drains.take_ended(now)
+        if self.manager.ssd is not None:
+            self.manager.ssd.count_dropped(sum(ended.values()))
+        self._orders.stores_ended.update(ended)
+        return set(ended)
 
     # --- sessions and operations -----------------------------------------------------------------
 
@@ -462,7 +417,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Decide what of the turn is written to SSD."""
         if record.session is None:
             return
-        prompt = [(key, end) for key, end in _chain(state) if end <= request.num_prompt_tokens]
+        prompt = [(key, end) for key, end in chain_of(state) if end <= request.num_prompt_tokens]
         self.admittance.begin(
             record.session,
             Prompt([key for key, _ in prompt], [end for _, end in prompt]),
@@ -475,57 +430,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         salt = PublicSalt.parse(request.cache_salt)
         if salt is None:
             return
-        keys = {key for key, end in _chain(state) if end <= salt.tokens} - self.manager.public
+        keys = {key for key, end in chain_of(state) if end <= salt.tokens} - self.manager.public
         self.manager.public.update(keys)
         self.sessions.standings.update(list(keys))
-
-    def _remember(self, request: Any, chain: Sequence[tuple[ChunkKey, int]]) -> int:
-        """The session's chain is now this request's computed chunks; how many tokens of its history
-        that leaves behind."""
-        session, keys = self._computed(request, chain)
-        if session is None or not keys:
-            return 0
-        return self.sessions.remember(
-            session,
-            self._came_with(request),
-            keys,
-            request.block_hashes,
-            alone=self._is_alone(request),
-        )
-
-    def _leaves_behind(self, request: Any, chain: Sequence[tuple[ChunkKey, int]]) -> int:
-        """As ``_remember``, for a request that has not ended."""
-        session, keys = self._computed(request, chain)
-        if session is None or not keys:
-            return 0
-        alone = self._is_alone(request)
-        return self.sessions.left_by(session, self._came_with(request), keys, alone=alone)
-
-    def _computed(
-        self, request: Any, chain: Sequence[tuple[ChunkKey, int]]
-    ) -> tuple[SessionKey | None, list[ChunkKey]]:
-        """The request's session, if it has one, and the chunks computed of it; none of one that was
-        cut short before it got as far as the turn before it."""
-        if not request.session_id:
-            return None, []
-        session = SessionKey(request.session_id)
-        computed = max(min(request.num_computed_tokens, request.num_tokens - 1), 0)
-        keys = [key for key, end in chain if end <= computed]
-        aborted = request.status is RequestStatus.FINISHED_ABORTED
-        before = self.sessions.chain(session) or ()
-        return session, [] if aborted and before[: len(keys)] == tuple(keys) else keys
-
-    def _came_with(self, request: Any) -> tuple[ChunkKey, ...] | None:
-        record = self.ledger.get(request.request_id)
-        return None if record is None else record.held
-
-    def _is_alone(self, request: Any) -> bool:
-        """Whether no other request of the session runs."""
-        return not any(
-            state.req.session_id == request.session_id
-            for request_id, state in self._req_status.items()
-            if request_id != request.request_id and not state.req.is_finished()
-        )
 
     # --- device pins -----------------------------------------------------------------------------
 
@@ -539,14 +446,3 @@ class ValetScheduler(OffloadingConnectorScheduler):
                 continue
             self.sessions.standings.break_device_pin()
             return
-
-
-def _chain(state: RequestOffloadState) -> list[tuple[ChunkKey, int]]:
-    """A request's chunks in prefix order, each with the token at which it ends."""
-    positions = state.req_context._offload_key_positions
-    return [(ChunkKey(key), positions[key]) for key in sorted(positions, key=positions.__getitem__)]
-
-
-def _prompt(state: RequestOffloadState) -> list[ChunkKey]:
-    """The chunks that lie whole within the request's prompt."""
-    return [key for key, end in _chain(state) if end <= state.req.num_prompt_tokens]
