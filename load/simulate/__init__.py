@@ -14,12 +14,17 @@ model        the engine, the hardware, how a run goes
 source       users who wait for answers, or arrivals at given times
 policies     what decides in a run
 simulation   the run, event by event
+sessions     all sessions, and where their KV is
 chains       whose prompts begin alike
 tier, link   room and bandwidth; prefetcher asks a planner and uses them
 engine       prefill and decode
 outcome      what a run gives
 costs        ``Costs`` of a model
 clairvoyant  the offline optimum: a policy and planner that knows when each session is back
+known_gaps   ``Returns`` that knows how a trace's gaps are distributed
+roster       who is compared, by name
+grid         many runs of one trace
+generated    sessions drawn at random, in Valet's own trace format
 """
 
 from load.simulate.model import EngineModel, Hardware, LoadAt, SimulationConfig

@@ -14,22 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from cache_tiers.eviction.prefix_policy import PrefixPolicy
-from cache_tiers.eviction.recency import Recency
 from cache_tiers.returns.types import TurnEnd
-from cache_tiers.types import SessionKey
-from load.simulate.chains import Chains, Session
+from load.simulate.chains import Session
 from load.simulate.engine import Engine, Prompt
-from load.simulate.link import Done, Link
+from load.simulate.link import Done
 from load.simulate.model import LoadAt, SimulationConfig
 from load.simulate.outcome import Outcome, Tally
 from load.simulate.policies import Policies
 from load.simulate.prefetcher import Prefetcher
+from load.simulate.sessions import DEVICE, DRAM, Sessions
 from load.simulate.source import Arrival, Source, Visit
-from load.simulate.tier import Tier
-
-DRAM, DEVICE, SSD = range(3)
-"""Levels of ``Chains``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,42 +53,22 @@ class Simulation:
     ) -> None:
         """``block_tokens``: of the source's requests. Raises ValueError unless a chunk is whole
         blocks."""
-        hardware = config.hardware
-        if hardware.chunk_tokens % block_tokens:
-            raise ValueError(f"a chunk is a multiple of {block_tokens} tokens")
         self._config = config
         self._source = source
         self._policies = policies
-        self._tokens = hardware.chunk_tokens
+        self._tokens = config.hardware.chunk_tokens
         self._events: list[tuple[float, int, Done]] = []
         self._scheduled = 0
         self._arrivals: Iterator[Arrival] = iter(())
-        self._sessions: dict[SessionKey, Session] = {}
-        self._chains = Chains(hardware.chunk_tokens // block_tokens)
         self._tally = Tally(config.warm_up_turns)
         self._engine = Engine(config.engine, self._schedule)
-        chunk = hardware.chunk_bytes
-        self._dram = self._tier(DRAM, hardware.dram_bytes, policies.dram)
-        self._device = self._tier(DEVICE, hardware.device_bytes, policies.device)
-        self._ssd = self._tier(SSD, hardware.ssd_bytes, policies.ssd)
-        self._tiers = [self._dram]
-        """Those that keep something of sessions that are away, and have a limit."""
-        if policies.device is not None:
-            self._tiers.append(self._device)
-        if hardware.ssd_bytes < math.inf:
-            self._tiers.append(self._ssd)
-        self._loads, self._copies = (
-            Link(tier, bandwidth / chunk, config.piece_s, self._schedule)
-            for tier, bandwidth in (
-                (self._dram, hardware.ssd_bandwidth),
-                (self._device, hardware.device_bandwidth),
-            )
-        )
+        sessions = Sessions(config, policies, block_tokens, self._tally, self._schedule)
+        self._sessions = sessions
         self._prefetchers = tuple(
-            Prefetcher(planner, link, self._sessions, below, self._schedule, config.plan_every_s)
+            Prefetcher(planner, link, sessions.known, below, self._schedule, config.plan_every_s)
             for planner, link, below in (
-                (policies.planner, self._loads, self._stored),
-                (policies.device_planner, self._copies, lambda session: session.present[DRAM]),
+                (policies.planner, sessions.loads, sessions.stored),
+                (policies.device_planner, sessions.copies, lambda session: session.present[DRAM]),
             )
         )
         self._queue: deque[_Turn] = deque()
@@ -102,8 +76,6 @@ class Simulation:
         self._blocks = 0
         """Of the device, that running requests take. In chunks."""
         self._ended = 0
-        self._open: dict[SessionKey, int] = {}
-        """Sessions that users have open, and the chunks of their chains."""
 
     def run(self) -> Outcome:
         """From the first event to the last."""
@@ -121,9 +93,7 @@ class Simulation:
                 self._serve(now)
             for prefetcher in self._prefetchers:
                 prefetcher.settle(now)
-        return self._tally.outcome(now, handled, self._loads.fetched * self._tokens)
-
-    # --- time ----------------------------------------------------------------------------------
+        return self._tally.outcome(now, handled, self._sessions.loads.fetched * self._tokens)
 
     def _schedule(self, at: float, event: Done) -> None:
         self._scheduled += 1
@@ -141,98 +111,16 @@ class Simulation:
 
             self._schedule(at, arrive)
 
-    # --- what is known of sessions -------------------------------------------------------------
-
-    def _tier(self, level: int, size: float, policy: PrefixPolicy | None) -> Tier:
-        capacity = self._config.hardware.chunks(size)
-        order = Recency() if policy is None else policy
-        return Tier(level, capacity, order, self._chains, self._sessions, partial(self._cut, level))
-
-    def _session(self, visit: Visit) -> Session:
-        session = self._sessions.get(visit.session)
-        if session is None:
-            session = self._sessions[visit.session] = Session(visit.session, visit.scope)
-            if visit.number:
-                # Its earlier turns ran before the simulation began; all of it is on SSD.
-                self._chains.place(session, visit.requests[visit.number - 1].runs)
-                self._take(self._ssd, session, self._chains.chunks(session), 0.0)
-                session.present[SSD] = session.claimed[SSD]
-        return session
-
-    def _stored(self, session: Session) -> int:
-        """Chunks that SSD has; where it has no limit, all that was ever computed."""
-        if self._ssd.capacity == math.inf:
-            return self._chains.chunks(session)
-        return session.present[SSD]
-
-    def _take(self, tier: Tier, session: Session, chunks: int, now: float) -> None:
-        """Room for so much of a session that is in use."""
-        more = chunks - session.claimed[tier.level]
-        if more > 0:
-            tier.make_room(more, now)
-            tier.claim(session, chunks, now)
-
-    def _cut(self, level: int, session: Session, before: int, now: float) -> None:
-        """A tier has cut a session of which ``before`` chunks had been present."""
-        if level == DEVICE:
-            self._copies.shortened(session, now)
-        elif level == DRAM:
-            self._loads.shortened(session, now)
-            start, present = session.fetched_from, session.present[DRAM]
-            if start is not None:
-                self._tally.lost(max(0, before - max(start, present)) * self._tokens)
-                if present <= start:
-                    session.fetched_from = None
-
-    def _opened(self, session: Session, now: float) -> None:
-        """Its user has it open; its chain may have changed."""
-        chunks = self._chains.chunks(session)
-        grown = chunks - self._open.get(session.key, 0)
-        self._open[session.key] = chunks
-        self._tally.live.set(self._tally.live.value + grown * self._tokens, now)
-
-    def _closed(self, session: Session, now: float) -> None:
-        """Its user has left, and says nothing."""
-        chunks = self._open.pop(session.key, 0)
-        self._tally.live.set(self._tally.live.value - chunks * self._tokens, now)
-        turns = session.turns
-        self._schedule(now + self._config.linger_s, lambda now: self._forget(session, turns, now))
-
-    def _forget(self, session: Session, turns: int, now: float) -> None:
-        if session.turns != turns:
-            return
-        self._meet(session, 0, now)
-        for tier in self._tiers:
-            tier.claim(session, 0, now)
-            tier.policy.forget(session.key)
-        if self._policies.returns is not None:
-            self._policies.returns.forget(session.key, now)
-        self._chains.remove(session)
-        del self._sessions[session.key]
-
     def _changed(self) -> None:
         for prefetcher in self._prefetchers:
             prefetcher.changed()
 
-    # --- a turn --------------------------------------------------------------------------------
-
     def _arrive(self, visit: Visit, now: float) -> None:
         """The first byte of a request."""
         request = visit.request
-        session = self._session(visit)
-        session.locked = True
-        session.turns += 1
-        if self._policies.returns is not None:
-            self._policies.returns.returned(session.key, now)
-        own, known = self._chains.known(session, request.runs)
-        self._meet(session, own, now)
-        for tier in self._tiers:
-            tier.policy.began(session.key, now)
-            tier.claim(session, min(own, session.claimed[tier.level]), now)
-        self._chains.place(session, request.runs)
-        for tier in self._tiers:
-            tier.share(session, now)
-        self._opened(session, now)
+        session = self._sessions.of(visit)
+        known = self._sessions.begin(session, request.runs, now)
+        # The last token is always computed.
         reusable = min(known, (request.input_tokens - 1) // self._tokens)
         blocks = -(-(request.input_tokens + request.output_tokens) // self._tokens)
         turn = _Turn(visit, session, now, reusable, blocks)
@@ -242,41 +130,30 @@ class Simulation:
         self._schedule(now + lead_s, lambda now: self._wait(turn, now))
         self._changed()
 
-    def _meet(self, session: Session, own: int, now: float) -> None:
-        """A request comes upon what was prefetched for it; ``own`` chunks of it are of use."""
-        late = self._loads.fetching(session)
-        self._loads.drop(session, now)
-        self._copies.drop(session, now)
-        start = session.fetched_from
-        if start is not None:
-            present = session.present[DRAM]
-            used = max(0, min(present, own) - start)
-            self._tally.returned(used * self._tokens, (present - start - used) * self._tokens, late)
-            session.fetched_from = None
-
     def _wait(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
         self._queue.append(turn)
         if self._config.load_at >= LoadAt.QUEUED:
             self._load(turn, 0.0, now)
-        self._serve(now)
 
     def _load(self, turn: _Turn, spare_s: float, now: float) -> bool:
         """Load what is missing if that is quicker than to compute it, ``spare_s`` of it being
         nobody's loss; returns whether it is being loaded."""
-        session = turn.session
-        self._loads.sync(now)
+        sessions, session = self._sessions, turn.session
+        loads = sessions.loads
+        loads.sync(now)
         here = max(session.present[DRAM], min(session.present[DEVICE], turn.reusable))
-        upto = min(turn.reusable, self._stored(session))
+        upto = min(turn.reusable, sessions.stored(session))
         if here >= upto:
             return False
-        wait_s = self._loads.wait_s(session, upto, now) - spare_s
+        wait_s = loads.wait_s(session, upto, now) - spare_s
         if wait_s > self._config.engine.prefill(here * self._tokens, upto * self._tokens):
-            self._loads.drop(session, now)
+            loads.drop(session, now)
             return False
-        if not self._loads.loading(session):
-            self._take(self._dram, session, upto, now)
-            self._loads.demand(session, upto, now, lambda now: self._loaded(turn, now))
+        if not loads.loading(session):
+            sessions.take(sessions.dram, session, upto, now)
+            session.present[DRAM] = here
+            loads.demand(session, upto, now, partial(self._loaded, turn))
         return True
 
     def _serve(self, now: float) -> None:
@@ -285,22 +162,22 @@ class Simulation:
             turn = self._queue[0]
             if self._running and (
                 self._running >= self._config.engine.most_running
-                or self._blocks + turn.blocks > self._device.capacity
+                or self._blocks + turn.blocks > self._sessions.device.capacity
             ):
                 return
             self._queue.popleft()
             self._ask(turn, now)
 
     def _ask(self, turn: _Turn, now: float) -> None:
-        session = turn.session
+        sessions, session = self._sessions, turn.session
         self._running += 1
         self._blocks += turn.blocks
-        for tier in self._tiers:
+        for tier in sessions.tiers:
             tier.share(session, now)
-        loading = self._load(turn, 0.0, now)
+        turn.loads = self._load(turn, 0.0, now)
         device = min(turn.reusable, session.present[DEVICE])
         hot = max(device, min(turn.reusable, session.present[DRAM]))
-        turn.start = min(turn.reusable, self._stored(session)) if loading else hot
+        turn.start = min(turn.reusable, sessions.stored(session)) if turn.loads else hot
         tokens = self._tokens
         self._tally.asked(
             turn.visit.request.input_tokens,
@@ -311,15 +188,12 @@ class Simulation:
             now,
         )
         self._tally.in_use.set(self._blocks * tokens, now)
-        chunks = self._chains.chunks(session)
-        for tier in self._tiers:
-            if tier is not self._ssd:
-                self._take(tier, session, chunks, now)
-        turn.loads = loading
-        turn.waits = loading
+        for tier in sessions.hot_tiers:
+            sessions.take(tier, session, sessions.chains.chunks(session), now)
+        turn.waits = int(turn.loads)
         if hot > device:
             turn.waits += 1
-            self._copies.demand(session, hot, now, lambda now: self._ready(turn, now))
+            sessions.copies.demand(session, hot, now, partial(self._ready, turn))
         if not turn.waits:
             self._compute(turn, now)
 
@@ -338,7 +212,7 @@ class Simulation:
     def _compute(self, turn: _Turn, now: float) -> None:
         request = turn.visit.request
         prompt = Prompt(
-            start=min(turn.start * self._tokens, request.input_tokens - 1),
+            start=turn.start * self._tokens,
             end=request.input_tokens,
             output=request.output_tokens,
             first_token=lambda now: self._tally.first_token(now - turn.arrived),
@@ -348,18 +222,13 @@ class Simulation:
 
     def _end(self, turn: _Turn, now: float) -> None:
         """The answer is complete."""
-        session, visit = turn.session, turn.visit
-        request, upcoming = visit.request, visit.upcoming
+        sessions, session, visit = self._sessions, turn.session, turn.visit
+        request, last = visit.request, visit.upcoming is None
         self._ended += 1
         self._running -= 1
         self._blocks -= turn.blocks
         self._tally.in_use.set(self._blocks * self._tokens, now)
-        self._chains.extend(session, request.answer_runs)
-        chunks = self._chains.chunks(session)
-        for tier in self._tiers:
-            self._take(tier, session, chunks, now)
-            session.present[tier.level] = chunks
-        session.locked = False
+        sessions.end(session, request.answer_runs, now)
         if self._policies.returns is not None:
             end = TurnEnd(
                 session=session.key,
@@ -373,17 +242,10 @@ class Simulation:
             self._schedule(at, partial(self._arrive, arrival))
             if arrival is visit and self._policies.foresight is not None:
                 returns_at = at
-                needed = self._chains.known(session, arrival.request.runs)[0]
+                needed = sessions.chains.known(session, arrival.request.runs)[0]
         if self._policies.foresight is not None:
             self._policies.foresight.foresee(session.key, returns_at, needed)
-        for tier in self._tiers:
-            tier.policy.ended(session.key, chunks, now)
-            tier.make_room(0, now)
-        if self._policies.device is None:
-            session.present[DEVICE] = 0
-        if upcoming is None:
-            self._closed(session, now)
-        else:
-            self._opened(session, now)
+        sessions.rest(session, now)
+        if last:
+            sessions.leave(session, now)
         self._changed()
-        self._serve(now)
