@@ -1,8 +1,8 @@
-"""What it is worth to a tier to have a chunk: one score for eviction and prefetch, on DRAM and SSD.
+"""What it is worth to a tier to have a chunk: one score for eviction and prefetch, on every tier.
 
 The score is a rate: seconds of waiting saved for each second that the chunk is there, per chunk.
 
-    worth = return rate × loss per chunk
+    worth = return rate × loss / chunks
 
 **Return rate**, per second: how often holding the session's chunks pays. A session that has been
 away for ``a`` seconds and is held until ``b`` is back by then with the chance ``S(a) − S(b)``, and
@@ -10,77 +10,84 @@ its chunks take their room for ``∫ S`` from ``a`` to ``b``. The rate is the be
 all ``b``: the index of Gittins (1979) for a job that ends with the session's return. Where the
 hazard falls, as it mostly does, that is the hazard now, and within one class the longest away goes
 first, as in LRU. Where it rises (a tool that takes a minute, a gap that the client announced) it
-looks ahead to the hazard's peak, divided by the time that the room is taken until then. What goes
-cannot be back before it is loaded again, so windows that begin within that time count as if they
-began now.
+looks ahead to the hazard's peak, divided by the time that the room is taken until then.
+
+For a session that is not there the question is whether to load it now. Its chunks come one by one,
+the middle one after half of the load's time: what counts are the returns from then until shortly
+after the load, the **loading rate**. It says when to begin: while the return is further off than
+the load takes, a load can wait. A session that is there is worth that much, too: it could not be
+brought back in time.
 
 **Loss**, in seconds: how much longer the session's next request waits without these chunks. Loaded,
 where the tier below has them and that is faster; computed at their position otherwise, which makes
 late tokens dearer (``prefill_cost.py``). What is loaded before anybody asks for it
 (``Costs.lead_s``) is no loss: the end of a chain that loads within the lead is worth nothing here.
 
-The other sources: a chunk of several sessions pays whenever any of them is back, so their worths
-add up; what a history has left behind (``supersession.py``) is worth nothing; what is leased
-(``pins.py``) is worth more than all that is not; where attention weights are known, they scale what
-is left. Recency decides among equals, and alone while the predictions do not fit
-(``Returns.trusted``).
+**Recency** is in the rate, decides among equals, and alone while the predictions do not fit
+(``Returns.trusted``). **Sharing, supersession, pins**: a tier cuts what several sessions hold with
+the last of them, so it is worth what it is worth to whom it is worth most; what a history has left
+behind (``supersession.py``) goes before everything, and what is leased (``pins.py``) after
+everything (``Standing``). On SSD, where segments go whole, the worths of those who share add up
+(``eviction/expectation.py``). **Attention** does not tell chunks of one chain apart: exact
+attention reads them all.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cache_tiers.costs import Costs
 from cache_tiers.returns.types import Outlook, Returns
-from cache_tiers.types import SessionKey, Standing
+from cache_tiers.types import SessionKey
 
 _SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Of the returns still to come: the ends of the windows over which holding is judged."""
 _SOON_S = 0.1
 """Returns closer than this are not told apart."""
+_AFTER_S = 0.5
+_AFTER_SHARE = 0.25
+"""A load is over by so much before the last return that is counted for it, and by this share of the
+time it takes."""
 _FRESH_S = 0.25
 _FRESH_SHARE = 0.1
 """A worth is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
 logarithmic scale. Not beyond the moment at which a load has to begin, though."""
+_RELIED_ON = 0.5
+"""Of the lead: other loads run within it too, and some leads are shorter."""
 _PRICED_S = 1.0
 """Costs are looked at so often."""
 _MOST_CHUNKS = 1 << 24
 """More than any chain has."""
 
 
-def return_rate(outlook: Outlook, away_s: float, ahead_s: float = 0.0) -> float:
-    """Returns a second of holding, for a session away for ``away_s`` that could be brought back in
-    ``ahead_s``. See the module's docstring."""
-    times, alive = [0.0], [1.0]
-    for share in _SHARES:
-        at_s = outlook.quantile(share, away_s) - away_s
-        if at_s == math.inf:
-            break
-        times.append(max(at_s, times[-1]))
-        alive.append(1.0 - share)
+def return_rate(outlook: Outlook, away_s: float) -> float:
+    """Returns a second of holding, for a session that has been away for ``away_s``."""
     best = outlook.hazard(away_s)
-    for first in range(len(times) - 1):
-        if times[first] > ahead_s and first:
+    held_s, since_s, left = 0.0, away_s, 1.0
+    for share in _SHARES:
+        until_s = outlook.quantile(share, away_s)
+        if until_s == math.inf:
             break
-        held_s = 0.0
-        for end in range(first + 1, len(times)):
-            step_s = times[end] - times[end - 1]
-            held_s += step_s * (alive[end] + alive[end - 1]) / 2
-            best = max(best, (alive[first] - alive[end]) / max(held_s, _SOON_S * alive[first]))
+        alive = 1.0 - share
+        held_s += max(0.0, until_s - since_s) * (left + alive) / 2
+        since_s, left = until_s, alive
+        best = max(best, share / max(held_s, _SOON_S))
     return min(best, 1 / _SOON_S)
 
 
-def chunk_worth(standing: Standing, worths: Iterable[float], attention: float = 1.0) -> float:
-    """Of a chunk, from the worths of the sessions whose chains go through it. ``attention``: the
-    share of attention that it gets, relative to an average chunk, where an index of it exists."""
-    if standing is Standing.SUPERSEDED:
+def loading_rate(outlook: Outlook, away_s: float, load_s: float) -> float:
+    """Returns a second of the room that a load takes which begins now, from its middle on."""
+    begins_s, ends_s = load_s / 2, load_s + _AFTER_S + _AFTER_SHARE * load_s
+    there, alive = (outlook.survival(away_s + at_s) for at_s in (begins_s, ends_s))
+    if there <= 0:
         return 0.0
-    return math.inf if standing is Standing.PINNED else attention * sum(worths)
+    return (there - alive) / ((ends_s - begins_s) * (there + alive) / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class _Worth:
-    value: float
+    held: float
+    loaded: float
     chunks: int
     away_since: float
     until: float
@@ -115,31 +122,15 @@ class Importance:
         return self._returns.trusted
 
     def worth(self, session: SessionKey, chunks: int, now: float) -> float:
-        """Of each needed chunk of the session's ``chunks``: seconds saved a second. 0 when nothing
-        is known of its return."""
-        known = self._worths.get(session)
-        since = self._returns.away_since(session)
-        if (
-            known is not None
-            and now < known.until
-            and known.chunks == chunks
-            and known.away_since == since
-        ):
-            return known.value
-        outlook = self._returns.outlook(session)
-        needed = self.needed(session, chunks, now)
-        if since is None or outlook is None or not needed:
-            self._worths.pop(session, None)
-            return 0.0
-        away_s = max(0.0, now - since)
-        loss_s = self._loss_s(self._reach(session, chunks), chunks)
-        value = return_rate(outlook, away_s, loss_s) * loss_s / needed
-        fresh_s = max(_FRESH_S, _FRESH_SHARE * away_s)
-        due_s = outlook.quantile(_SHARES[0], away_s) - away_s - loss_s
-        if due_s > 0:
-            fresh_s = max(_SOON_S, min(fresh_s, due_s))
-        self._worths[session] = _Worth(value, chunks, since, now + fresh_s)
-        return value
+        """Of each needed chunk of the session's ``chunks`` that is here: seconds saved a second. 0
+        when nothing is known of its return."""
+        known = self._look(session, chunks, now)
+        return known.held if known is not None else 0.0
+
+    def worth_loading(self, session: SessionKey, chunks: int, now: float) -> float:
+        """Of each needed chunk that is not here, if its load begins now. At most ``worth``."""
+        known = self._look(session, chunks, now)
+        return known.loaded if known is not None else 0.0
 
     def needed(self, session: SessionKey, chunks: int, now: float) -> int:
         """Leading chunks whose absence would be felt; those behind load within the lead."""
@@ -152,11 +143,40 @@ class Importance:
     def changes_at(self, session: SessionKey) -> float:
         """Until when its worth is taken from memory; ``math.inf`` for one that has none."""
         known = self._worths.get(session)
-        return math.inf if known is None else known.until
+        return math.inf if known is None or not known.held else known.until
 
     def forget(self, session: SessionKey) -> None:
         """The session is not away, or gone."""
         self._worths.pop(session, None)
+
+    def _look(self, session: SessionKey, chunks: int, now: float) -> _Worth | None:
+        """None when nothing is known of its return, or nothing is lost without it."""
+        known = self._worths.get(session)
+        since = self._returns.away_since(session)
+        if (
+            known is not None
+            and now < known.until
+            and known.chunks == chunks
+            and known.away_since == since
+        ):
+            return known
+        outlook = self._returns.outlook(session)
+        needed = self.needed(session, chunks, now)
+        if since is None or outlook is None or not needed:
+            self._worths.pop(session, None)
+            return None
+        away_s = max(0.0, now - since)
+        loss_s = self._loss_s(self._reach(session, chunks), chunks)
+        loading = loading_rate(outlook, away_s, loss_s)
+        held = max(loading, return_rate(outlook, away_s))
+        until = now + max(_FRESH_S, _FRESH_SHARE * away_s)
+        due_at = since + outlook.quantile(_SHARES[0], away_s) - loss_s * (1 + _AFTER_SHARE)
+        if now < due_at < until:
+            until = due_at
+        chunk_s = loss_s / needed
+        looked = _Worth(held * chunk_s, loading * chunk_s, chunks, since, until)
+        self._worths[session] = looked
+        return looked
 
     def _reach(self, session: SessionKey, chunks: int) -> int:
         return chunks if self._below is None else min(chunks, self._below(session))
@@ -170,7 +190,7 @@ class Importance:
     def _price(self, now: float) -> None:
         """Look at the costs anew."""
         self._priced_until = now + _PRICED_S
-        lead_s = self._costs.lead_s
+        lead_s = _RELIED_ON * self._costs.lead_s
         low, high = 0, 1
         while high < _MOST_CHUNKS and self._costs.load_s(high) <= lead_s:
             low, high = high, 2 * high

@@ -1,5 +1,6 @@
 """What to bring up before anybody asks for it."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,14 +24,13 @@ class _Wanted(NamedTuple):
 
 
 class DeadlinePlanner:
-    """``Planner``: fetches what is worth more here than what goes for it, so that a session is back
-    in the tier just before it is back.
+    """``Planner``: fetches what is worth more here than what goes for it.
 
-    A session's worth rises until its return can be expected within the time that its load takes
-    (``importance.py`` looks that far ahead), and falls when it is overdue: that starts and cancels
-    fetches. Free room is used first. What a fetch displaces must be worth clearly less, by
-    ``margin``; one that is under way goes on until it is worth less than that. The end of a chain
-    that loads within the lead is left where it is, so where a whole chain does, nothing is fetched.
+    Free room is used first. For more, others go that are worth clearly less, by ``margin``. What a
+    load is worth rises until its session is expected back just after it, and falls when that is
+    overdue: so it begins in time, and is cancelled when it was wrong. One under way goes on until
+    it is worth less than what goes for it. The end of a chain that loads within the lead is left
+    where it is, so where a whole chain does, nothing is fetched.
 
     ``order`` is the policy of the same tier, and names what would go.
     """
@@ -48,24 +48,22 @@ class DeadlinePlanner:
         if not self._importance.trusted:
             self._under_way = frozenset()
             return Plan()
-        wanted = [each for each in (self._want(s, now) for s in shortfalls) if each is not None]
-        if not wanted:
-            self._under_way = frozenset()
-            return Plan()
+        wanted = []
+        changes_at = math.inf
+        for shortfall in shortfalls:
+            session, here, chunks = shortfall.session, shortfall.here, shortfall.chunks
+            upto = self._importance.needed(session, chunks, now)
+            if upto <= here:
+                continue
+            worth = self._importance.worth_loading(session, chunks, now)
+            if worth > 0:
+                wanted.append(_Wanted(worth, session, here, upto))
+            changes_at = min(changes_at, self._importance.changes_at(session))
         wanted.sort(key=lambda each: (-each.worth, each.session))
         fetches = self._grant(wanted, max(0, room), now)
         self._under_way = frozenset(fetch.session for fetch in fetches)
-        changes_at = min(self._importance.changes_at(each.session) for each in wanted)
-        return Plan(fetches, max(changes_at, now + _AGAIN_S))
-
-    def _want(self, shortfall: Shortfall, now: float) -> _Wanted | None:
-        upto = self._importance.needed(shortfall.session, shortfall.chunks, now)
-        if upto <= shortfall.here:
-            return None
-        worth = self._importance.worth(shortfall.session, shortfall.chunks, now)
-        if worth <= 0:
-            return None
-        return _Wanted(worth, shortfall.session, shortfall.here, upto)
+        next_at = None if changes_at == math.inf else max(changes_at, now + _AGAIN_S)
+        return Plan(fetches, next_at)
 
     def _grant(self, wanted: list[_Wanted], room: int, now: float) -> list[Fetch]:
         """Room for each, the most worth first: what is free, then what is worth the least."""

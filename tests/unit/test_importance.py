@@ -1,11 +1,9 @@
 """What chunks are worth: when a session is back, and what its chunks cost."""
 
-import math
-
 import pytest
 
-from cache_tiers.importance import Importance, chunk_worth, return_rate
-from cache_tiers.types import SessionKey, Standing
+from cache_tiers.importance import Importance, loading_rate, return_rate
+from cache_tiers.types import SessionKey
 from tests.outlooks import FakeCosts, FakeReturns, Never, Sharp, Steady
 
 CHUNK = 16
@@ -29,9 +27,20 @@ def test_a_return_to_come_counts_for_the_time_that_is_waited_for_it() -> None:
     assert return_rate(Sharp(60), 50.0) == pytest.approx(1 / 10, rel=0.1)
 
 
-def test_a_return_within_the_time_of_a_load_counts_as_if_it_were_now() -> None:
-    assert return_rate(Sharp(60), 54.0, ahead_s=5.0) < 0.2
-    assert return_rate(Sharp(60), 55.5, ahead_s=5.0) > 5
+def test_a_load_is_worth_the_returns_from_its_middle_until_shortly_after_it() -> None:
+    assert loading_rate(Steady(0.01), 5.0, 4.0) == pytest.approx(0.01, rel=0.01)
+    assert loading_rate(Sharp(60), 50.0, 5.0) == 0.0
+    assert loading_rate(Sharp(60), 54.5, 5.0) > 1 / 5
+    assert loading_rate(Sharp(60), 58.0, 5.0) == 0.0
+
+
+def test_what_is_here_is_worth_no_less_than_what_is_loaded() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Sharp(60))
+    score = importance(returns, FakeCosts(chunk_s=0.5))
+    for now in (0.0, 30.0, 54.5, 57.0, 59.0):
+        assert score.worth(A, 10, now) >= score.worth_loading(A, 10, now)
+    assert score.worth_loading(A, 10, 54.5) > 0.0
 
 
 def test_who_never_returns_is_worth_nothing() -> None:
@@ -63,7 +72,7 @@ def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> N
 
 def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
     returns = FakeReturns()
-    costs = FakeCosts(chunk_s=0.01, lead_s=0.035)
+    costs = FakeCosts(chunk_s=0.01, lead_s=0.07)
     assert importance(returns, costs).needed(A, 10, now=0.0) == 7
     assert importance(returns, costs).needed(A, 2, now=0.0) == 0
     assert importance(returns, costs, below=9).needed(A, 10, now=0.0) == 10
@@ -82,10 +91,3 @@ def test_a_rate_is_taken_from_memory_for_a_while_but_not_into_the_next_gap() -> 
     assert score.worth(A, 10, now=score.changes_at(A)) > first
     returns.expect(A, Never(), since=101.0)
     assert score.worth(A, 10, now=101.0) == 0.0
-
-
-def test_sharing_adds_up_supersession_is_nothing_and_a_lease_is_more_than_all() -> None:
-    assert chunk_worth(Standing.ORDINARY, [0.1, 0.3]) == pytest.approx(0.4)
-    assert chunk_worth(Standing.ORDINARY, [0.1, 0.3], attention=0.5) == pytest.approx(0.2)
-    assert chunk_worth(Standing.SUPERSEDED, [0.1, 0.3]) == 0.0
-    assert chunk_worth(Standing.PINNED, []) == math.inf

@@ -27,7 +27,7 @@ def test_the_least_worth_goes_first_and_the_longest_unused_among_equals() -> Non
 def test_ends_that_load_within_the_lead_go_before_anything_else() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
-    policy = order(returns, FakeCosts(chunk_s=0.01, lead_s=0.035))
+    policy = order(returns, FakeCosts(chunk_s=0.01, lead_s=0.07))
     policy.holds(C, 5, 3.0)
     assert list(policy.victims(3.0)) == [
         *(Cut(B, 7), Cut(A, 7)),
@@ -53,7 +53,7 @@ def test_recency_alone_decides_while_predictions_do_not_fit() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
     returns.trusted = False
-    policy = order(returns, FakeCosts(chunk_s=0.01, lead_s=0.035))
+    policy = order(returns, FakeCosts(chunk_s=0.01, lead_s=0.07))
     assert list(policy.victims(3.0)) == [Cut(A, 0), Cut(B, 0), Cut(C, 0)]
 
 

@@ -53,7 +53,8 @@ def test_what_is_worth_clearly_less_goes_and_nothing_else() -> None:
 def test_who_is_not_expected_is_not_fetched() -> None:
     tier = Tier()
     tier.returns.expect(A, Never())
-    assert tier.planner.plan([tier.idle(A, 10, 0), tier.idle(B, 10, 0)], 99, 1.0) == Plan()
+    plan = tier.planner.plan([tier.idle(A, 10, 0), tier.idle(B, 10, 0)], 99, 1.0)
+    assert (plan.fetches, plan.next_at) == ([], None)
 
 
 def test_an_announced_return_is_fetched_just_in_time() -> None:
@@ -75,7 +76,7 @@ def test_an_announced_return_is_fetched_just_in_time() -> None:
         assert plan.next_at > now
         now = plan.next_at
     assert plan.fetches == [Fetch(A, 10)]
-    assert 94.9 < now < 95.2
+    assert 93.2 < now < 94.0, "a load of 5 s, and a little"
 
 
 def test_one_under_way_goes_on_until_it_is_worth_less_than_what_goes_for_it() -> None:
@@ -92,7 +93,7 @@ def test_one_under_way_goes_on_until_it_is_worth_less_than_what_goes_for_it() ->
 
 
 def test_a_chain_that_loads_within_the_lead_is_left_where_it_is() -> None:
-    tier = Tier(FakeCosts(chunk_s=0.01, lead_s=0.105))
+    tier = Tier(FakeCosts(chunk_s=0.01, lead_s=0.21))
     tier.returns.expect(A, Steady(0.1))
     tier.returns.expect(B, Steady(0.1))
     short, long = tier.idle(A, 10, 0), tier.idle(B, 30, 0)
