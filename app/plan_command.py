@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefill-tokens-per-s",
         type=_prefill,
         metavar="N[,N]",
-        help=f"at a prompt's beginning, and at token {_FAR_TOKEN:,}: by default half of it "
-        "(default 28571,14286)",
+        help=f"at a prompt's beginning, and at token {_FAR_TOKEN:,} (default 50000,30897; the "
+        "second of one number is as much lower as there)",
     )
     hardware.add_argument(
         "--decode-tokens-per-s", type=_count, metavar="N", help="of one answer alone (default 67)"
@@ -158,10 +158,11 @@ def _engine(parsed: argparse.Namespace) -> "EngineModel":
 
     engine = EngineModel()
     if parsed.prefill_tokens_per_s is not None:
-        near_s, far_s = (1 / speed for speed in parsed.prefill_tokens_per_s)
-        engine = replace(
-            engine, prefill_s=near_s, prefill_s_per_position=(far_s - near_s) / _FAR_TOKEN
-        )
+        near, far = parsed.prefill_tokens_per_s
+        dearer_s = engine.prefill_s_per_position / (engine.prefill_s * near)
+        if far is not None:
+            dearer_s = (1 / far - 1 / near) / _FAR_TOKEN
+        engine = replace(engine, prefill_s=1 / near, prefill_s_per_position=dearer_s)
     if parsed.decode_tokens_per_s is not None:
         engine = replace(engine, decode_s=1 / parsed.decode_tokens_per_s)
     return engine
@@ -210,13 +211,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _prefill(text: str) -> tuple[float, float]:
+def _prefill(text: str) -> tuple[int, int | None]:
     """Tokens a second near the beginning and far from it."""
-    near, _, far = text.partition(",")
-    speeds = float(_count(near)), float(_count(far)) if far else _count(near) / 2
-    if speeds[1] > speeds[0]:
+    first, comma, second = text.partition(",")
+    near, far = _count(first), _count(second) if comma else None
+    if far is not None and far > near:
         raise argparse.ArgumentTypeError("expected no faster prefill at later tokens")
-    return speeds
+    return near, far
 
 
 def _chart(text: str) -> Path:

@@ -15,6 +15,8 @@ _HEAD = (
     *("TTFT p50", "p90", "p99", "turns/min"),
     *("SSD read", "written/day", "live KV"),
 )
+FAR_TOKEN = 32_768
+"""The second point of the prefill's curve that is shown."""
 _BAR = 60
 _FILLS = {Place.DEVICE: "█", Place.DRAM: "▓", Place.SSD: "▒", Place.COMPUTED: "·"}
 _MEANING = {
@@ -32,7 +34,7 @@ def report(answer: Answer, workload: Workload) -> str:
         [
             _about(answer.asked, workload),
             "",
-            f"{_users(users)}, by DRAM",
+            f"{_many(users, 'user')}, by DRAM",
             table(("", *_HEAD), [_row(each, answer, _dram_of) for each in answer.by_dram]),
             "",
             f"{size(dram)} of DRAM, by users",
@@ -77,19 +79,18 @@ def as_json(answer: Answer, workload: Workload) -> dict[str, Any]:
 
 def _about(asked: Point, workload: Workload) -> str:
     hardware, engine = asked.question.hardware, asked.question.engine
-    skipped = f", {workload.skipped:,} lines not understood" if workload.skipped else ""
-    late = 1 / (engine.prefill_s + engine.prefill_s_per_position * 32_768)
-    return "\n".join(
-        [
-            f"{_users(asked.question.users)} of {workload.name} ({workload.sessions:,} sessions, "
-            f"{len(workload.requests):,} requests{skipped}); {asked.question.turns:,} turns "
-            "counted in each row",
-            f"device {size(hardware.device_bytes)}, DRAM {size(hardware.dram_bytes)}, SSD "
-            f"{size(hardware.ssd_bytes)} at {gigabytes_a_second(hardware.ssd_bandwidth)}; KV "
-            f"{hardware.kv_bytes:,} bytes a token",
-            f"prefill {1 / engine.prefill_s:,.0f} tokens/s, {late:,.0f} at token 32,768; answers "
-            f"{1 / engine.decode_s:,.0f} tokens/s",
-        ]
+    trace = [_many(workload.sessions, "session"), _many(len(workload.requests), "request")]
+    if workload.skipped:
+        trace.append(f"{_many(workload.skipped, 'line')} not understood")
+    far = 1 / (engine.prefill_s + engine.prefill_s_per_position * FAR_TOKEN)
+    return (
+        f"{_many(asked.question.users, 'user')} of {workload.name} ({', '.join(trace)}); "
+        f"{asked.question.turns:,} turns counted in each row\n"
+        f"device {size(hardware.device_bytes)}, DRAM {size(hardware.dram_bytes)}, SSD "
+        f"{size(hardware.ssd_bytes)} at {gigabytes_a_second(hardware.ssd_bandwidth)}; KV "
+        f"{hardware.kv_bytes:,} bytes a token\n"
+        f"prefill {1 / engine.prefill_s:,.0f} tokens/s, {far:,.0f} at token {FAR_TOKEN:,}; answers "
+        f"{1 / engine.decode_s:,.0f} tokens/s"
     )
 
 
@@ -147,8 +148,8 @@ def _dram_of(point: Point) -> str:
 
 
 def _users_of(point: Point) -> str:
-    return _users(point.question.users)
+    return _many(point.question.users, "user")
 
 
-def _users(count: int) -> str:
-    return "1 user" if count == 1 else f"{count:,} users"
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -2,21 +2,17 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cache_tiers.returns.types import Awaits
 from load.plan.errors import CannotPlan
-from load.traces import Request, Runs, Trace, coding_agents, mooncake, own
-from load.workload import Sender, Shape, Turn, conversation
+from load.simulate.generated import lines
+from load.traces import Request, Trace, coding_agents, mooncake, own, own_requests
 
 GENERATED = "generated"
-_SESSIONS = 64
-_SHAPE = Shape(scale=1.0, context=200_000)
-"""Coding agents as they were recorded, behind a model that reads 200,000 tokens."""
 _LOOKED_AT = 100
 """First lines of a file: its format is that of the first line which has one."""
 
@@ -46,14 +42,9 @@ def read(path: Path) -> Workload:
     return Workload(path.name, requests, trace.block_tokens, trace.skipped)
 
 
-def generated(seed: int) -> Workload:
-    """Sessions drawn like those of recorded coding agents (``load.workload``)."""
-    requests = [
-        request
-        for number in range(_SESSIONS)
-        for request in _requests(str(number), conversation(f"{seed}/{number}", _SHAPE))
-    ]
-    return Workload(GENERATED, requests, block_tokens=1)
+def generated(seed: int, sessions: int = 64) -> Workload:
+    """Sessions drawn like those of recorded coding agents (``load.simulate.generated``)."""
+    return Workload(GENERATED, tuple(own_requests(lines(sessions, seed))), block_tokens=1)
 
 
 def _reader(path: Path) -> Callable[[Path], Trace]:
@@ -81,34 +72,3 @@ def _reader_of(line: bytes) -> Callable[[Path], Trace] | None:
     if {"hash_ids", "input_length"} <= value.keys():
         return mooncake
     return own if {"session", "prompt"} <= value.keys() else None
-
-
-def _requests(session: str, turns: Sequence[Turn]) -> Iterator[Request]:
-    """Every token is a block, named by how many the session had before."""
-    past: Runs = ()
-    beginning: Runs = ()
-    made = 0
-    for number, turn in enumerate(turns):
-        prompt = _and_then(beginning if turn.rewrites else past, made, turn.appended)
-        made += turn.appended
-        past = _and_then(prompt, made, turn.output)
-        made += turn.output
-        beginning = beginning or past
-        answered_by = turns[number + 1].sender if number + 1 < len(turns) else Sender.PERSON
-        yield Request(
-            session=session,
-            at_s=0.0,
-            input_tokens=sum(count for _, count in prompt),
-            output_tokens=turn.output,
-            scope=session,
-            runs=prompt,
-            gap_s=turn.gap_s,
-            awaits=Awaits.TOOL if answered_by is Sender.TOOL else Awaits.PERSON,
-            answer_runs=((made - turn.output, turn.output),),
-        )
-
-
-def _and_then(runs: Runs, first: int, count: int) -> Runs:
-    if runs and sum(runs[-1]) == first:
-        return (*runs[:-1], (runs[-1][0], runs[-1][1] + count))
-    return (*runs, (first, count))
