@@ -211,6 +211,7 @@ class ControlDesk:
     def park(self, session: SessionKey) -> None:
         """See SessionsView."""
         self._side.sessions.park(session)
+        self._side.foresight.parked(session)
 
     def forget(self, session: SessionKey) -> Forgotten:
         """See SessionsView."""

@@ -113,6 +113,8 @@ class Foresight:
         self.fills = PlannedFills(manager, sessions)
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns, the latest last."""
+        self._parked: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
+        """Those of them that were parked: nothing is planned for them."""
         self._arrived: dict[SessionKey, float] = {}
         """First bytes of requests that the scheduler has not asked for."""
         self._plan_at = math.inf
@@ -147,6 +149,7 @@ class Foresight:
         """The turn was answered: the session is away."""
         now = self._clock()
         self.returns.ended(end, now)
+        self._parked.pop(end.session, None)
         self._away[end.session] = end
         self._away.move_to_end(end.session)
         while len(self._away) > MOST_PLANNED_FOR:
@@ -156,9 +159,19 @@ class Foresight:
     def expect(self, session: SessionKey, expected_s: float | None, tool: str) -> None:
         """The client says how long from now the session will be away; of one that is not away,
         nothing."""
-        end = self._away.get(session)
+        end = self._away.get(session) or self._parked.get(session)
         if end is not None:
             self.turn_ended(replace(end, expected_s=expected_s, tool=tool or end.tool))
+
+    def parked(self, session: SessionKey) -> None:
+        """Somebody wanted its room: it comes up again when it arrives, or for what its client
+        announces from now on, not because there is room."""
+        end = self._away.pop(session, None)
+        if end is not None:
+            self.fetches.forget(session)
+            self._parked[session] = end
+            if len(self._parked) > MOST_PLANNED_FOR:
+                self._parked.popitem(last=False)
 
     def arriving(self, session: SessionKey) -> None:
         """The first byte of a request has come."""
@@ -203,6 +216,7 @@ class Foresight:
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""
         self.returns.forget(session, self._clock())
+        self._parked.pop(session, None)
         self._away.pop(session, None)
         self._dram.order.forget(session)
         self._device.order.forget(session)
@@ -288,6 +302,7 @@ class Foresight:
 
     def _returned(self, session: SessionKey, now: float) -> None:
         self.returns.returned(session, now)
+        self._parked.pop(session, None)
         self._away.pop(session, None)
         self._changed()
 

@@ -87,7 +87,7 @@ def test_a_parked_session_is_on_ssd_alone_and_comes_back(http: httpx.Client) -> 
 
     receipt = next_turn(http, "parked", first)
     assert receipt["reused_tokens"]["ssd"] == reused(receipt) >= 256
-    assert receipt["prefetched_tokens"] == 0
+    assert receipt["prefetched_tokens"] in (0, reused(receipt)), "begun at its first byte, or not"
     assert receipt["bytes_loaded"] > 0
     assert [miss["reason"] for miss in receipt["miss"]] == ["appended"]
     assert get(http, "/parked")["state"] == "idle"

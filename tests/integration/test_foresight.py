@@ -171,3 +171,17 @@ def test_nothing_is_known_of_a_session_that_is_not_away(world: World) -> None:
     assert world.foresight.back(session) == (None, None)
     world.foresight.expect(session, 300.0, "")
     assert world.foresight.back(session) == (None, None)
+
+
+def test_a_parked_session_stays_down_until_it_arrives_or_its_client_says_when(world: World) -> None:
+    session, chain = world.turn("a", range(6))
+    world.away(session)
+    world.demote(chain)
+    world.foresight.parked(session)
+    world.now += 1
+    world.run()
+    assert world.in_dram(chain) == 0, "there is room, but somebody wanted it"
+    world.foresight.expect(session, 2.0, "")
+    world.now += 1
+    world.run()
+    assert world.in_dram(chain) == len(chain)
