@@ -14,7 +14,7 @@ from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.admittance import Admittance
 from engine.core_plugin.device_blocks import DeviceBlocks
-from engine.core_plugin.device_fill import KEEP_SHARE, DeviceFill
+from engine.core_plugin.device_fill import KEEP_SHARE, DeviceFill, OnFailed
 from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.manager import TierManager
@@ -157,6 +157,7 @@ class ControlDesk:
         session: SessionKey,
         upto: int | None,
         keep_share: float = KEEP_SHARE,
+        on_failed: OnFailed | None = None,
         *,
         deadline_ms: int = FILL_MS,
     ) -> "Future[bytes]":
@@ -164,7 +165,13 @@ class ControlDesk:
         return self._run(
             session,
             lambda now: DeviceFill(
-                self, session, deadline_ms, now, upto=upto, keep_share=keep_share
+                self,
+                session,
+                deadline_ms,
+                now,
+                upto=upto,
+                keep_share=keep_share,
+                on_failed=on_failed,
             ),
         )
 

@@ -5,7 +5,7 @@ blocks that were filled join the engine's prefix cache, where the next request f
 idle from then on, so pressure may evict them as any other. Scheduler thread only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cache_tiers.hints import Prefetched, Reply
@@ -16,6 +16,8 @@ from engine.core_plugin.operations import PATIENCE_S
 
 KEEP_SHARE = 0.25
 """Of the idle blocks, what a fill leaves to requests."""
+OnFailed = Callable[[MissReason], None]
+"""Told why a fill ended before its end, if it did."""
 
 
 class DeviceFiller(Protocol):
@@ -61,9 +63,11 @@ class DeviceFill:
         *,
         upto: int | None = None,
         keep_share: float = KEEP_SHARE,
+        on_failed: OnFailed | None = None,
     ) -> None:
         """``upto``: of the session's chunks; None for all."""
         self._filler = filler
+        self._on_failed = on_failed
         self._session = session
         self._deadline = now + min(deadline_ms / 1000, PATIENCE_S)
         chain = filler.chain(session) or ()
@@ -86,6 +90,8 @@ class DeviceFill:
             self._stream.give_up(MissReason.IO_TIMEOUT)
         if not self._stream.ended:
             return None
+        if self._stream.failure is not None and self._on_failed is not None:
+            self._on_failed(self._stream.failure)
         lost = self._stream.lost()
         filled = self._stream.items[: len(self._stream.items) - len(lost)]
         self._filler.adopt(

@@ -30,6 +30,8 @@ class Fetches:
         self._reading: dict[ChunkKey, tuple[SessionKey, int]] = {}
         self._starting: tuple[SessionKey, dict[ChunkKey, int]] | None = None
         """Whose reads are being started, and the place of each."""
+        self.on_failing: Callable[[SessionKey, MissReason], None] = lambda *_: None
+        """Told of a chunk that could not be read: what follows it is not fetched."""
         self.on_fetched: Callable[[SessionKey, int], None] = lambda *_: None
         """Told of each chunk that is in DRAM now: its place in its session's chain."""
 
@@ -131,3 +133,4 @@ class Fetches:
         awaited = self._reading.pop(key, None)
         if awaited is not None:
             self.forget(awaited[0])
+            self.on_failing(awaited[0], reason)

@@ -33,7 +33,7 @@ from cache_tiers.prefetch.tally import PrefetchTally
 from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.returns.types import TurnEnd
-from cache_tiers.types import ChunkKey, SessionKey, Tier
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.core_plugin.device_fill import KEEP_SHARE
 from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
@@ -111,6 +111,9 @@ class Foresight:
         self._device = Upkeep.of(self.returns, ToDevice(costs), tokens_per_chunk)
         self._dram_tally = PrefetchTally(manager.chunk_bytes)
         self.fills = PlannedFills(manager, sessions)
+        self.fills.on_failed = self._failed
+        self._failures: dict[SessionKey, MissReason] = {}
+        """Why the last fetch or fill of a session ended early, until its next request."""
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns, the latest last."""
         self._parked: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
@@ -122,6 +125,7 @@ class Foresight:
         manager.dram.order.bind(self._dram.order, sessions)
         manager.dram.order.on_held = self._dram_tally.holds
         self.fetches.on_fetched = self._fetched
+        self.fetches.on_failing = self._failed
 
     # --- what happens to sessions -----------------------------------------------------------------
 
@@ -198,6 +202,10 @@ class Foresight:
         if arrived is not None:
             self._costs.led(self._clock() - arrived)
 
+    def take_failure(self, session: SessionKey) -> MissReason | None:
+        """Why chunks of the session, now computed, could not be brought up before."""
+        return self._failures.pop(session, None)
+
     def found(self, session: SessionKey, on_device: int, above: int) -> Counter[Tier]:
         """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
         the device, ``on_device`` of them there. Returns how many of these a prefetch brought, by
@@ -222,6 +230,7 @@ class Foresight:
         self._device.order.forget(session)
         self._dram_tally.forget(session)
         self.fills.forget(session)
+        self._failures.pop(session, None)
         self.fetches.forget(session)
 
     def told(self) -> hints.Foresight:
@@ -365,6 +374,11 @@ class Foresight:
             first = plan.fetches[0]
             self.fills.start(first.session, first.upto, keep_share=KEEP_SHARE)
         return plan
+
+    def _failed(self, session: SessionKey, reason: MissReason) -> None:
+        self._failures[session] = reason
+        if len(self._failures) > MOST_ARRIVING:
+            del self._failures[next(iter(self._failures))]
 
     def _fetched(self, session: SessionKey, place: int) -> None:
         self._dram_tally.fetched(session, place, place + 1)

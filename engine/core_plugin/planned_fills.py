@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from cache_tiers.prefetch.tally import PrefetchTally
-from cache_tiers.types import SessionKey, Tier
+from cache_tiers.types import MissReason, SessionKey, Tier
+from engine.core_plugin.device_fill import OnFailed
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.sessions_view import SessionChunks
 
-Fill = Callable[[SessionKey, int, float], "Future[bytes]"]
+Fill = Callable[[SessionKey, int, float, OnFailed], "Future[bytes]"]
 """Bring a session's first chunks to the device; leaves a share of the idle blocks to requests. The
 future is done when that is over."""
 
@@ -33,6 +35,8 @@ class PlannedFills:
         self.tally = PrefetchTally(manager.chunk_bytes)
         self._manager = manager
         self._sessions = sessions
+        self.on_failed: Callable[[SessionKey, MissReason], None] = lambda *_: None
+        """Told of a chunk that could not be read: it and what follows were given up."""
         self._fill: Fill | None = None
         self._filling: _Filling | None = None
         self._filled: dict[SessionKey, tuple[int, list[Tier]]] = {}
@@ -65,7 +69,7 @@ class PlannedFills:
         here = self._sessions.on_device(session)
         chain = self._sessions.chain(session) or ()
         origins = [self._manager.origin(key) for key in chain[here:upto]]
-        reply = self._fill(session, upto, keep_share)
+        reply = self._fill(session, upto, keep_share, partial(self.on_failed, session))
         self._filling = _Filling(session, here, origins, reply)
         return True
 

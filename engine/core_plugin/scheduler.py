@@ -379,6 +379,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             above = self._records.above(record)
             brought = self.foresight.found(record.session, on_device, above)
             self._records.found(record, brought)
+            record.failure = record.failure or self.foresight.take_failure(record.session)
 
     # --- stores ----------------------------------------------------------------------------------
 
