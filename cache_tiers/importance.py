@@ -12,11 +12,10 @@ hazard falls, as it mostly does, that is the hazard now, and within one class th
 first, as in LRU. Where it rises (a tool that takes a minute, a gap that the client announced) it
 looks ahead to the hazard's peak, divided by the time that the room is taken until then.
 
-For a session that is not there the question is whether to load it now. Its chunks come one by one,
-the middle one after half of the load's time: what counts are the returns from then until shortly
-after the load, the **loading rate**. It says when to begin: while the return is further off than
-the load takes, a load can wait. A session that is there is worth that much, too: it could not be
-brought back in time.
+For a session that is not there the question is whether to load it now, and what counts is how often
+it is back until shortly after that load would be over, the **loading rate**. While its return is
+further off, the load can wait. What is there is worth that much, too: it could not be brought back
+in time.
 
 **Loss**, in seconds: how much longer the session's next request waits without these chunks. Loaded,
 where the tier below has them and that is faster; computed at their position otherwise, which makes
@@ -46,8 +45,7 @@ _SOON_S = 0.1
 """Returns closer than this are not told apart."""
 _AFTER_S = 0.5
 _AFTER_SHARE = 0.25
-"""A load is over by so much before the last return that is counted for it, and by this share of the
-time it takes."""
+"""How much longer: loads do not take exactly as long as expected, nor gaps."""
 _FRESH_S = 0.25
 _FRESH_SHARE = 0.1
 """A worth is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
@@ -76,12 +74,17 @@ def return_rate(outlook: Outlook, away_s: float) -> float:
 
 
 def loading_rate(outlook: Outlook, away_s: float, load_s: float) -> float:
-    """Returns a second of the room that a load takes which begins now, from its middle on."""
-    begins_s, ends_s = load_s / 2, load_s + _AFTER_S + _AFTER_SHARE * load_s
-    there, alive = (outlook.survival(away_s + at_s) for at_s in (begins_s, ends_s))
+    """Returns a second of holding, for one whose load takes ``load_s`` and begins now, until it is
+    over and a little longer."""
+    held_s = _until_after(load_s)
+    there, alive = outlook.survival(away_s), outlook.survival(away_s + held_s)
     if there <= 0:
         return 0.0
-    return (there - alive) / ((ends_s - begins_s) * (there + alive) / 2)
+    return (there - alive) / (held_s * (there + alive) / 2)
+
+
+def _until_after(load_s: float) -> float:
+    return load_s * (1 + _AFTER_SHARE) + _AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class Importance:
         loading = loading_rate(outlook, away_s, loss_s)
         held = max(loading, return_rate(outlook, away_s))
         until = now + max(_FRESH_S, _FRESH_SHARE * away_s)
-        due_at = since + outlook.quantile(_SHARES[0], away_s) - loss_s * (1 + _AFTER_SHARE)
+        due_at = since + outlook.quantile(_SHARES[0], away_s) - _until_after(loss_s)
         if now < due_at < until:
             until = due_at
         chunk_s = loss_s / needed

@@ -27,11 +27,12 @@ def test_a_return_to_come_counts_for_the_time_that_is_waited_for_it() -> None:
     assert return_rate(Sharp(60), 50.0) == pytest.approx(1 / 10, rel=0.1)
 
 
-def test_a_load_is_worth_the_returns_from_its_middle_until_shortly_after_it() -> None:
+def test_a_load_can_wait_while_the_return_is_further_off_than_it_takes() -> None:
     assert loading_rate(Steady(0.01), 5.0, 4.0) == pytest.approx(0.01, rel=0.01)
     assert loading_rate(Sharp(60), 50.0, 5.0) == 0.0
-    assert loading_rate(Sharp(60), 54.5, 5.0) > 1 / 5
-    assert loading_rate(Sharp(60), 58.0, 5.0) == 0.0
+    for away_s in (54.5, 57.0, 59.0):
+        assert loading_rate(Sharp(60), away_s, 5.0) > 1 / 5
+    assert loading_rate(Sharp(60), 61.0, 5.0) == 0.0
 
 
 def test_what_is_here_is_worth_no_less_than_what_is_loaded() -> None:

@@ -1,12 +1,21 @@
 """In which order chains are cut."""
 
+import pytest
+
 from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.eviction.prefix_policy import Cut
 from cache_tiers.importance import Importance
 from cache_tiers.types import SessionKey
+from tests.contract.test_prefix_policies import Promises
 from tests.outlooks import FakeCosts, FakeReturns, Steady
 
 A, B, C = SessionKey("t/a"), SessionKey("t/b"), SessionKey("t/c")
+
+
+class TestPromises(Promises):
+    @pytest.fixture
+    def policy(self) -> ByImportance:
+        return ByImportance(Importance(FakeReturns(), FakeCosts(lead_s=0.05), chunk_tokens=16))
 
 
 def order(returns: FakeReturns, costs: FakeCosts | None = None) -> ByImportance:
