@@ -132,7 +132,10 @@ class Foresight:
     def request_came(self, session: SessionKey) -> None:
         """A request of the session is with the scheduler."""
         now = self._clock()
-        self._returned(session, now)
+        self.returns.returned(session, self._arrived.get(session, now))
+        self._parked.pop(session, None)
+        self._away.pop(session, None)
+        self._changed()
         self._dram.order.began(session, now)
         self._device.order.began(session, now)
 
@@ -180,7 +183,7 @@ class Foresight:
     def arriving(self, session: SessionKey) -> None:
         """The first byte of a request has come."""
         now = self._clock()
-        self._returned(session, now)
+        # It may yet be refused: the gap is over when the scheduler has it.
         self._arrived[session] = now
         if len(self._arrived) > MOST_ARRIVING:
             del self._arrived[next(iter(self._arrived))]
@@ -308,12 +311,6 @@ class Foresight:
         device.put_first(going)
 
     # --- inside ---------------------------------------------------------------------------------
-
-    def _returned(self, session: SessionKey, now: float) -> None:
-        self.returns.returned(session, now)
-        self._parked.pop(session, None)
-        self._away.pop(session, None)
-        self._changed()
 
     def _changed(self) -> None:
         if not self._prefetch:

@@ -185,3 +185,13 @@ def test_a_parked_session_stays_down_until_it_arrives_or_its_client_says_when(wo
     world.now += 1
     world.run()
     assert world.in_dram(chain) == len(chain)
+
+
+def test_a_request_that_is_refused_after_its_first_byte_ends_no_gap(world: World) -> None:
+    session, _ = world.turn("a", range(3))
+    world.away(session, expected_s=30.0)
+    world.foresight.arriving(session)
+    assert world.foresight.back(session) != (None, None)
+    world.now += 1
+    world.foresight.request_came(session)
+    assert world.foresight.back(session) == (None, None)
