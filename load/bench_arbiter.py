@@ -19,14 +19,15 @@ from typing import Any, Final
 
 from load.client import Client
 from load.environment import describe
-from load.report import Spread, spread_ms, table, times, verdict, write_json
+from load.report import Spread, ms, spread_ms, table, times, verdict, write_json
 from load.server import REPOSITORY, Server, Sizes, make_home, prepare_model, running, valet
 from load.stream import Streamed
 
 TAIL: Final = 8
 """Tokens after the last whole block: computed wherever the rest comes from."""
-LENGTHS: Final = tuple(length + TAIL for length in (256, 512, 1024, 2048, 4096, 7680))
-QUICK_LENGTHS: Final = tuple(length + TAIL for length in (256, 2048))
+LENGTHS: Final = (256, 512, 1024, 2048, 4096, 7680)
+"""Without the tail."""
+QUICK_LENGTHS: Final = (256, 2048)
 MAX_TOKENS: Final = 4
 DRAM: Final = 512 * 1024**2
 SSD: Final = 8 * 1024**3
@@ -89,25 +90,21 @@ def fault_of(new: dict[str, Any], again: dict[str, Any]) -> str | None:
 
 def measure(client: Client, disk: str, lengths: Sequence[int], rounds: int) -> list[Pair]:
     """All pairs of one server."""
-    client.complete(client.tokens("warm-up", 300), MAX_TOKENS)
+    client.complete(client.tokens(f"warm-up {disk}", 300), MAX_TOKENS)
     pairs = []
     for round_ in range(rounds):
         order = list(lengths)
         random.Random(f"{disk} {round_}").shuffle(order)
         for length in order:
             session = f"{disk}-{round_}-{length}"
-            prompt = client.tokens(session, length)
+            prompt = client.tokens(session, length + TAIL)
             miss = client.complete(prompt, MAX_TOKENS, session)
             client.wait_until_stored(session)
             client.park(session)
             hit = client.complete(prompt, MAX_TOKENS, session)
             pair = make_pair(disk, round_, miss, hit)
             pairs.append(pair)
-            print(
-                f"{disk:<11} {round_ + 1}: {length:>5} tokens  miss {miss.ttft * 1000:8.1f} ms  "
-                f"hit {hit.ttft * 1000:8.1f} ms  {hit.ttft / miss.ttft:5.2f} ×  "
-                f"{pair.loaded_tokens:>5} loaded{f'  not counted: {pair.fault}' * bool(pair.fault)}"
-            )
+            print(_told(pair))
     return pairs
 
 
@@ -161,6 +158,14 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
     return table(header, [cells(row) for row in rows])
 
 
+def _told(pair: Pair) -> str:
+    told = (
+        f"{pair.disk:<11} {pair.round + 1}: {pair.prompt_tokens:>5} tokens  miss {ms(pair.miss):>9}"
+        f"  hit {ms(pair.hit):>9} ms  {times(pair.hit / pair.miss)}  {pair.loaded_tokens:>5} loaded"
+    )
+    return told if pair.fault is None else f"{told}  not counted: {pair.fault}"
+
+
 def _names() -> tuple[str, ...]:
     return (UNLIMITED, *SHARES)
 
@@ -173,10 +178,13 @@ def main() -> None:
     """Run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="load.bench_arbiter", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each length (7)")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=LENGTHS, help="of prompts, tokens"
+    )
     parser.add_argument("--quick", action="store_true", help="two lengths, 2 rounds")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/arbiter.json")
     options = parser.parse_args()
-    lengths = QUICK_LENGTHS if options.quick else LENGTHS
+    lengths = QUICK_LENGTHS if options.quick else options.lengths
     rounds = min(2, options.rounds) if options.quick else options.rounds
     environment = describe()
     pairs: list[Pair] = []

@@ -5,6 +5,10 @@ watched, and cut where it stands when it turns out slower than computing the res
 is learned from what happens anyway: steps, copies, reads and whole loads. Where the disk was found
 to be slow nothing is loaded from it, so nothing would be learned; then a few chunks of what is
 computed are read on the side now and then, and nobody waits for them.
+
+A load moves on between the engine's steps, and these are long while others' prompts are computed.
+Computing would wait for them just so. What a load has cost is therefore counted step by step: of
+one that computes for others no more than a step takes without prompts, or than the disk was at it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,6 +40,8 @@ class _Watched:
     since: float
     first: int
     """Items of the stream that were there by then."""
+    spent_s: float = 0.0
+    """What it has cost."""
 
     @property
     def arrived(self) -> int:
@@ -67,6 +73,9 @@ class Choice:
         self._workers = workers
         self._steps = Steps(costs.prefilled)
         self._busy = False
+        """Whether the step that runs computes anything."""
+        self._ticked_at = 0.0
+        self._disk_busy_s = 0.0
         self._agreed: dict[str, Bargain] = {}
         self._watched: list[_Watched] = []
         self._try_at = 0.0
@@ -137,12 +146,13 @@ class Choice:
 
     def ended(self, stream: LoadStream, now: float) -> None:
         """It is over, whole or not."""
+        self._tick(now)
         for watched in [w for w in self._watched if w.stream is stream]:
             self._watched.remove(watched)
             hit = watched.bargain.hit
             if stream.failure is None:
                 dram, ssd = hit.upto(watched.bargain.chunks)
-                self._costs.loaded(dram, ssd, now - watched.since, busy=hit.busy)
+                self._costs.loaded(dram, ssd, watched.spent_s, busy=hit.busy)
 
     def forget(self, request_id: str) -> None:
         """The request is over."""
@@ -154,17 +164,14 @@ class Choice:
         """vLLM's scheduler output is handed over: learn, and cut what has become too slow. After
         ``manager.poll``, before ``loads.advance``."""
         self._look(states, now)
-        pieces = dict(_pieces(step, states))
+        self._tick(now)
         self._busy = step.total_num_scheduled_tokens > 0
-        self._steps.begin(pieces, computes=self._busy, now=now)
-        if self._manager.ssd is not None:
-            stats = self._manager.ssd.store.stats()
-            self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s)
+        self._steps.begin(dict(_pieces(step, states)), computes=self._busy, now=now)
         for watched in list(self._watched):
             stream = watched.stream
             if stream.ended:
                 self._watched.remove(watched)
-            elif not watched.bargain.holds(watched.arrived, now - watched.since):
+            elif not watched.bargain.holds(watched.arrived, watched.spent_s):
                 stream.cut(MissReason.RECOMPUTE_CHEAPER)
 
     def end_step(
@@ -191,6 +198,20 @@ class Choice:
             return Prefill.RUNS if running else Prefill.GONE
 
         self._steps.look(prefill, now)
+
+    def _tick(self, now: float) -> None:
+        """Look at the disk, and charge loads with the time since the last tick."""
+        passed, self._ticked_at = now - self._ticked_at, now
+        disk_s = 0.0
+        if self._manager.ssd is not None:
+            stats = self._manager.ssd.store.stats()
+            self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s)
+            disk_s = stats.read_busy_s - self._disk_busy_s
+            self._disk_busy_s = stats.read_busy_s
+        if self._busy:
+            passed = min(passed, max(self._steps.step_s, disk_s))
+        for watched in self._watched:
+            watched.spent_s += min(passed, now - watched.since)
 
     def _reads_ahead(self) -> int:
         """Chunks that loads may have under way from SSD: as many as come within half of a read's
