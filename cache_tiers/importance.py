@@ -33,7 +33,7 @@ attention reads them all.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cache_tiers.costs import Costs
 from cache_tiers.returns.types import Outlook, Returns
@@ -46,9 +46,9 @@ _SOON_S = 0.1
 _AFTER_S = 0.5
 _AFTER_SHARE = 0.25
 """How much longer: loads do not take exactly as long as expected, nor gaps."""
-_FRESH_S = 0.25
+_FRESH_S = (0.25, 10.0)
 _FRESH_SHARE = 0.1
-"""A worth is used for this share of the time away, at least for ``_FRESH_S``: hazards change on a
+"""A worth is used for this share of the time away, within these limits: hazards change on a
 logarithmic scale. Not beyond the moment at which a load has to begin, though."""
 _RELIED_ON = 0.5
 """Of the lead: other loads run within it too, and some leads are shorter."""
@@ -87,13 +87,18 @@ def _until_after(load_s: float) -> float:
     return load_s * (1 + _AFTER_SHARE) + _AFTER_S
 
 
-@dataclass(frozen=True, slots=True)
-class _Worth:
-    held: float
-    loaded: float
-    chunks: int
-    away_since: float
-    until: float
+class Worth(NamedTuple):
+    """Of one session's chunks to a tier, for a while."""
+
+    held: float = 0.0
+    """Of each needed chunk that is here: seconds saved a second. 0 when nothing is known of its
+    return."""
+    loading: float = 0.0
+    """Of each that is not, if its load begins now. At most ``held``."""
+    needed: int = 0
+    """Leading chunks whose absence would be felt; those behind load within the lead."""
+    until: float = math.inf
+    """When to look again."""
 
 
 class Importance:
@@ -115,7 +120,8 @@ class Importance:
         self._costs = costs
         self._chunk_tokens = chunk_tokens
         self._below = below
-        self._worths: dict[SessionKey, _Worth] = {}
+        self._known: dict[SessionKey, tuple[Worth, int, float | None]] = {}
+        """With the chain's length and the beginning of the gap that it is for."""
         self._within_lead = 0
         self._priced_until = -math.inf
 
@@ -124,65 +130,40 @@ class Importance:
         """Whether to decide by it; else by recency."""
         return self._returns.trusted
 
-    def worth(self, session: SessionKey, chunks: int, now: float) -> float:
-        """Of each needed chunk of the session's ``chunks`` that is here: seconds saved a second. 0
-        when nothing is known of its return."""
-        known = self._look(session, chunks, now)
-        return known.held if known is not None else 0.0
-
-    def worth_loading(self, session: SessionKey, chunks: int, now: float) -> float:
-        """Of each needed chunk that is not here, if its load begins now. At most ``worth``."""
-        known = self._look(session, chunks, now)
-        return known.loaded if known is not None else 0.0
-
-    def needed(self, session: SessionKey, chunks: int, now: float) -> int:
-        """Leading chunks whose absence would be felt; those behind load within the lead."""
-        if now >= self._priced_until:
-            self._price(now)
-        if self._below is not None and self._below(session) < chunks:
-            return chunks
-        return max(0, chunks - self._within_lead)
-
-    def changes_at(self, session: SessionKey) -> float:
-        """Until when its worth is taken from memory; ``math.inf`` for one that has none."""
-        known = self._worths.get(session)
-        return math.inf if known is None or not known.held else known.until
+    def of(self, session: SessionKey, chunks: int, now: float) -> Worth:
+        """Of a session whose chain has so many chunks."""
+        known = self._known.get(session)
+        since = self._returns.away_since(session)
+        if known is not None:
+            worth, of_chunks, of_gap = known
+            if now < worth.until and of_chunks == chunks and of_gap == since:
+                return worth
+        worth = self._look(session, chunks, since, now)
+        self._known[session] = worth, chunks, since
+        return worth
 
     def forget(self, session: SessionKey) -> None:
         """The session is not away, or gone."""
-        self._worths.pop(session, None)
+        self._known.pop(session, None)
 
-    def _look(self, session: SessionKey, chunks: int, now: float) -> _Worth | None:
-        """None when nothing is known of its return, or nothing is lost without it."""
-        known = self._worths.get(session)
-        since = self._returns.away_since(session)
-        if (
-            known is not None
-            and now < known.until
-            and known.chunks == chunks
-            and known.away_since == since
-        ):
-            return known
+    def _look(self, session: SessionKey, chunks: int, since: float | None, now: float) -> Worth:
+        if now >= self._priced_until:
+            self._price(now)
+        reach = chunks if self._below is None else min(chunks, self._below(session))
+        needed = chunks if reach < chunks else max(0, chunks - self._within_lead)
         outlook = self._returns.outlook(session)
-        needed = self.needed(session, chunks, now)
         if since is None or outlook is None or not needed:
-            self._worths.pop(session, None)
-            return None
+            return Worth(needed=needed, until=self._priced_until)
         away_s = max(0.0, now - since)
-        loss_s = self._loss_s(self._reach(session, chunks), chunks)
+        loss_s = self._loss_s(reach, chunks)
         loading = loading_rate(outlook, away_s, loss_s)
         held = max(loading, return_rate(outlook, away_s))
-        until = now + max(_FRESH_S, _FRESH_SHARE * away_s)
+        until = now + min(max(_FRESH_S[0], _FRESH_SHARE * away_s), _FRESH_S[1])
         due_at = since + outlook.quantile(_SHARES[0], away_s) - _until_after(loss_s)
         if now < due_at < until:
             until = due_at
         chunk_s = loss_s / needed
-        looked = _Worth(held * chunk_s, loading * chunk_s, chunks, since, until)
-        self._worths[session] = looked
-        return looked
-
-    def _reach(self, session: SessionKey, chunks: int) -> int:
-        return chunks if self._below is None else min(chunks, self._below(session))
+        return Worth(held * chunk_s, loading * chunk_s, needed, until)
 
     def _loss_s(self, reach: int, chunks: int) -> float:
         """How long a request waits for ``chunks``, none of which is here, but ``reach`` below."""

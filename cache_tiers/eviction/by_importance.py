@@ -1,12 +1,12 @@
 """What is worth the least goes first (``cache_tiers/importance.py``)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import NamedTuple
 
 from cache_tiers.eviction.prefix_policy import Cut
-from cache_tiers.importance import Importance
+from cache_tiers.importance import Importance, Worth
 from cache_tiers.types import SessionKey
 
 
@@ -29,18 +29,26 @@ class _Chain:
     busy: bool = False
 
 
+_Ranking = list[tuple[Worth, SessionKey, _Chain]]
+_SAME_S = 0.1
+"""An order is used for so long while no turn ends and nothing comes."""
+
+
 class ByImportance:
     """``PrefixPolicy``. First the ends of chains that load within the lead, for they are worth
     nothing; then whole chains. The least worth first, among equals the longest unused; all by
     recency, as LRU does, while predictions do not fit.
 
-    One pass over the idle sessions for every call of ``victims``.
+    One pass over the idle sessions, at most once in a tenth of a second while no turn ends and
+    nothing comes.
     """
 
     def __init__(self, importance: Importance) -> None:
         self._importance = importance
         self._chains: dict[SessionKey, _Chain] = {}
         """The longest unused first."""
+        self._ranking: _Ranking = []
+        self._ranked_until = -math.inf
 
     def began(self, session: SessionKey, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
@@ -52,15 +60,20 @@ class ByImportance:
         chain = self._chain(session)
         chain.busy, chain.chunks = False, chunks
         self._chains[session] = self._chains.pop(session)
+        self._ranked_until = -math.inf
 
     def holds(self, session: SessionKey, chunks: int, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
-        self._chain(session).held = chunks
+        chain = self._chain(session)
+        if not chain.held:
+            self._ranked_until = -math.inf
+        chain.held = chunks
 
     def forget(self, session: SessionKey) -> None:
         """See ``PrefixPolicy``."""
         self._chains.pop(session, None)
         self._importance.forget(session)
+        self._ranked_until = -math.inf
 
     def victims(self, now: float) -> Iterator[Cut]:
         """See ``PrefixPolicy``."""
@@ -74,22 +87,23 @@ class ByImportance:
 
     def ranked(self, now: float) -> list[Held]:
         """What idle sessions have in the tier, the least worth first."""
-        idle = [
-            (session, chain)
-            for session, chain in self._chains.items()
+        if now >= self._ranked_until:
+            self._ranking = self._rank(now)
+            self._ranked_until = now + _SAME_S
+        return [
+            Held(worth.held, session, chain.held, min(chain.held, worth.needed))
+            for worth, session, chain in self._ranking
             if chain.held and not chain.busy
         ]
-        if not self._importance.trusted:
-            return [Held(0.0, session, chain.held, chain.held) for session, chain in idle]
-        held = [self._value(session, chain, now) for session, chain in idle]
-        held.sort(key=attrgetter("worth"))
-        return held
 
-    def _value(self, session: SessionKey, chain: _Chain, now: float) -> Held:
-        chunks = max(chain.chunks, chain.held)
-        needed = min(chain.held, self._importance.needed(session, chunks, now))
-        worth = self._importance.worth(session, chunks, now)
-        return Held(worth, session, chain.held, needed)
+    def _rank(self, now: float) -> _Ranking:
+        idle = [(s, chain) for s, chain in self._chains.items() if chain.held and not chain.busy]
+        if not self._importance.trusted:
+            return [(Worth(needed=chain.held), session, chain) for session, chain in idle]
+        of = self._importance.of
+        ranking = [(of(s, max(chain.chunks, chain.held), now), s, chain) for s, chain in idle]
+        ranking.sort(key=lambda each: each[0].held)
+        return ranking
 
     def _chain(self, session: SessionKey) -> _Chain:
         chain = self._chains.get(session)

@@ -49,21 +49,18 @@ class DeadlinePlanner:
             self._under_way = frozenset()
             return Plan()
         wanted = []
-        changes_at = math.inf
+        next_at = math.inf
         for shortfall in shortfalls:
-            session, here, chunks = shortfall.session, shortfall.here, shortfall.chunks
-            upto = self._importance.needed(session, chunks, now)
-            if upto <= here:
-                continue
-            worth = self._importance.worth_loading(session, chunks, now)
-            if worth > 0:
-                wanted.append(_Wanted(worth, session, here, upto))
-            changes_at = min(changes_at, self._importance.changes_at(session))
+            session, here = shortfall.session, shortfall.here
+            worth = self._importance.of(session, shortfall.chunks, now)
+            if worth.needed > here and worth.held > 0:
+                next_at = min(next_at, worth.until)
+                if worth.loading > 0:
+                    wanted.append(_Wanted(worth.loading, session, here, worth.needed))
         wanted.sort(key=lambda each: (-each.worth, each.session))
         fetches = self._grant(wanted, max(0, room), now)
         self._under_way = frozenset(fetch.session for fetch in fetches)
-        next_at = None if changes_at == math.inf else max(changes_at, now + _AGAIN_S)
-        return Plan(fetches, next_at)
+        return Plan(fetches, None if next_at == math.inf else max(next_at, now + _AGAIN_S))
 
     def _grant(self, wanted: list[_Wanted], room: int, now: float) -> list[Fetch]:
         """Room for each, the most worth first: what is free, then what is worth the least."""

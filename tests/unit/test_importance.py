@@ -40,8 +40,9 @@ def test_what_is_here_is_worth_no_less_than_what_is_loaded() -> None:
     returns.expect(A, Sharp(60))
     score = importance(returns, FakeCosts(chunk_s=0.5))
     for now in (0.0, 30.0, 54.5, 57.0, 59.0):
-        assert score.worth(A, 10, now) >= score.worth_loading(A, 10, now)
-    assert score.worth_loading(A, 10, 54.5) > 0.0
+        worth = score.of(A, 10, now)
+        assert worth.held >= worth.loading
+    assert score.of(A, 10, 54.5).loading > 0.0
 
 
 def test_who_never_returns_is_worth_nothing() -> None:
@@ -51,7 +52,7 @@ def test_who_never_returns_is_worth_nothing() -> None:
 def test_worth_is_the_rate_times_the_load_of_a_chunk() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
-    worth = importance(returns, FakeCosts(chunk_s=0.02)).worth(A, 10, now=5.0)
+    worth = importance(returns, FakeCosts(chunk_s=0.02)).of(A, 10, 5.0).held
     assert worth == pytest.approx(0.1 * 0.02, rel=0.01)
 
 
@@ -59,7 +60,7 @@ def test_where_computing_is_faster_that_is_what_counts() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
     costs = FakeCosts(chunk_s=5.0, token_s=0.001)
-    worth = importance(returns, costs).worth(A, 10, now=5.0)
+    worth = importance(returns, costs).of(A, 10, 5.0).held
     assert worth == pytest.approx(0.1 * CHUNK * 0.001, rel=0.01)
 
 
@@ -67,28 +68,30 @@ def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> N
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
     lowest = importance(returns, FakeCosts(token_s=0.001, late_s=0.0001), below=0)
-    short, long = lowest.worth(A, 10, now=5.0), lowest.worth(A, 100, now=5.0)
+    short, long = lowest.of(A, 10, 5.0).held, lowest.of(A, 100, 5.0).held
     assert long > 3 * short
 
 
 def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
     returns = FakeReturns()
     costs = FakeCosts(chunk_s=0.01, lead_s=0.07)
-    assert importance(returns, costs).needed(A, 10, now=0.0) == 7
-    assert importance(returns, costs).needed(A, 2, now=0.0) == 0
-    assert importance(returns, costs, below=9).needed(A, 10, now=0.0) == 10
+    assert importance(returns, costs).of(A, 10, 0.0).needed == 7
+    assert importance(returns, costs).of(A, 2, 0.0).needed == 0
+    assert importance(returns, costs, below=9).of(A, 10, 0.0).needed == 10
 
 
 def test_nothing_is_known_of_a_session_that_is_not_away() -> None:
-    assert importance(FakeReturns(), FakeCosts()).worth(A, 10, now=0.0) == 0.0
+    assert importance(FakeReturns(), FakeCosts()).of(A, 10, 0.0).held == 0.0
 
 
-def test_a_rate_is_taken_from_memory_for_a_while_but_not_into_the_next_gap() -> None:
+def test_a_worth_is_kept_for_a_while_but_not_into_the_next_gap() -> None:
     returns = FakeReturns()
     returns.expect(A, Sharp(1000.0))
     score = importance(returns, FakeCosts())
-    first = score.worth(A, 10, now=100.0)
-    assert score.worth(A, 10, now=score.changes_at(A) - 0.01) == first
-    assert score.worth(A, 10, now=score.changes_at(A)) > first
+    first = score.of(A, 10, 100.0)
+    assert first.until > 100.0
+    assert score.of(A, 10, first.until - 0.01) is first
+    assert score.of(A, 10, first.until).held > first.held
+    assert score.of(A, 20, first.until).needed == 20
     returns.expect(A, Never(), since=101.0)
-    assert score.worth(A, 10, now=101.0) == 0.0
+    assert score.of(A, 20, 101.0).held == 0.0
