@@ -6,7 +6,7 @@ from typing import Any
 
 from load.plan.advice import advise
 from load.plan.answer import Answer, Place, Point
-from load.plan.units import gigabytes_a_second, percent, seconds, size, terabytes_a_day
+from load.plan.units import gigabytes_a_second, many, percent, seconds, size, terabytes_a_day
 from load.plan.workload import Workload
 from load.report import table
 
@@ -34,7 +34,7 @@ def report(answer: Answer, workload: Workload) -> str:
         [
             _about(answer.asked, workload),
             "",
-            f"{_many(users, 'user')}, by DRAM",
+            f"{many(users, 'user')}, by DRAM",
             table(("", *_HEAD), [_row(each, answer, _dram_of) for each in answer.by_dram]),
             "",
             f"{size(dram)} of DRAM, by users",
@@ -79,12 +79,12 @@ def as_json(answer: Answer, workload: Workload) -> dict[str, Any]:
 
 def _about(asked: Point, workload: Workload) -> str:
     hardware, engine = asked.question.hardware, asked.question.engine
-    trace = [_many(workload.sessions, "session"), _many(len(workload.requests), "request")]
+    trace = [many(workload.sessions, "session"), many(len(workload.requests), "request")]
     if workload.skipped:
-        trace.append(f"{_many(workload.skipped, 'line')} not understood")
+        trace.append(f"{many(workload.skipped, 'line')} not understood")
     far = 1 / (engine.prefill_s + engine.prefill_s_per_position * FAR_TOKEN)
     return (
-        f"{_many(asked.question.users, 'user')} of {workload.name} ({', '.join(trace)}); "
+        f"{many(asked.question.users, 'user')} of {workload.name} ({', '.join(trace)}); "
         f"{asked.question.turns:,} turns counted in each row\n"
         f"device {size(hardware.device_bytes)}, DRAM {size(hardware.dram_bytes)}, SSD "
         f"{size(hardware.ssd_bytes)} at {gigabytes_a_second(hardware.ssd_bandwidth)}; KV "
@@ -148,8 +148,4 @@ def _dram_of(point: Point) -> str:
 
 
 def _users_of(point: Point) -> str:
-    return _many(point.question.users, "user")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return many(point.question.users, "user")

@@ -33,6 +33,11 @@ def seconds(time: float) -> str:
     return f"{_three(time)} s"
 
 
+def many(count: int, noun: str) -> str:
+    """``1 user``, ``2 users``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _three(value: float) -> str:
     """About three digits, none of them a trailing zero behind the point."""
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
