@@ -3,8 +3,9 @@
 import errno
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from cache_tiers.eviction.expectation import Expectation, MakeExpectation
 from cache_tiers.store import Reading, ReadOutcome, StoreStats, WriteOutcome
 from cache_tiers.types import ChunkKey, SessionKey, Standing
 
@@ -22,8 +23,9 @@ class _Read:
 
 
 class MemoryStore:
-    """Keeps copies, evicts the least recently used chunk, and forgets everything at the end of
-    the process. Thread safe. ``bytes_limit`` counts chunks only."""
+    """Keeps copies, evicts the chunk that is worth the least, among equals the longest unused, and
+    forgets everything at the end of the process. Thread safe. ``bytes_limit`` counts chunks
+    only."""
 
     def __init__(self, chunk_bytes: int, bytes_limit: int) -> None:
         self._chunk_bytes = chunk_bytes
@@ -33,6 +35,9 @@ class MemoryStore:
         self._owners: dict[ChunkKey, SessionKey] = {}
         self._standings: dict[ChunkKey, Standing] = {}
         self._evicted_pins: list[ChunkKey] = []
+        self._told: MakeExpectation | None = None
+        self._expected: Expectation | None = None
+        self.torn: tuple[SessionKey, ...] = ()
         self._closed = False
         self._bytes_written = self._bytes_read = self._evicted_chunks = 0
 
@@ -95,6 +100,10 @@ class MemoryStore:
                 self._standings.pop(key, None)
                 if standing is not Standing.ORDINARY and key in self._chunks:
                     self._standings[key] = standing
+
+    def expect(self, expected: MakeExpectation) -> None:
+        with self._lock:
+            self._told = expected
 
     def take_evicted_pins(self) -> list[ChunkKey]:
         with self._lock:
@@ -161,9 +170,32 @@ class MemoryStore:
 
     def _victim(self, asked: set[ChunkKey]) -> ChunkKey | None:
         held = (key for key in self._chunks if key not in asked)
+        if (told := self._told) is not None:
+            self._told, self._expected = None, told()
+        if self._expected is not None:
+            return min(held, key=self._worth(self._expected), default=None)
         if not self._standings:
             return next(held, None)
         return min(held, key=self._standing, default=None)
 
     def _standing(self, key: ChunkKey) -> Standing:
         return self._standings.get(key, Standing.ORDINARY)
+
+    def _worth(self, expected: Expectation) -> Callable[[ChunkKey], tuple[Standing, float]]:
+        """How much a chunk is worth. There is no clock here: what is nobody's was just used."""
+        useful = expected.useful(self._chunks)
+        stranded = {key for stake in expected.stakes for key in stake.chain} - useful.keys()
+        nobodys = expected.of_nobody(1, expected.now)
+        self.torn = tuple(
+            stake.session
+            for stake in expected.stakes
+            if not self._chunks.keys().isdisjoint(stake.chain[stake.hole(self._chunks) :])
+        )
+
+        def worth(key: ChunkKey) -> tuple[Standing, float]:
+            standing = self._standing(key)
+            if key in stranded and standing is not Standing.PINNED:
+                standing = Standing.SUPERSEDED
+            return standing, useful.get(key, nobodys) if expected.trusted else 0.0
+
+        return worth

@@ -15,6 +15,7 @@ method                thread                   may it block on I/O?
 ``get`` / ``put``     I/O threads, concurrent  yes
 ``delete``, ``shred``  an I/O thread           yes
 ``rank``              an I/O thread            no
+``expect``, ``torn``  scheduler thread         no: memory only
 ``take_evicted_pins``  scheduler thread        no: memory only
 ``flush``, ``close``  an I/O thread            yes
 ====================  =======================  ==============================================
@@ -32,6 +33,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from cache_tiers.endurance.budget import WriteBudget
+from cache_tiers.eviction.expectation import MakeExpectation
 from cache_tiers.types import ChunkKey, SessionKey, Standing
 
 
@@ -174,6 +176,20 @@ class ChunkStore(Protocol):
         """Say what chunks are worth; those that are not held are passed over. A chunk is ORDINARY
         until it is ranked, and again after a restart. Where room is needed what is SUPERSEDED goes
         first; what is PINNED goes when nothing else is left to go."""
+        ...
+
+    def expect(self, expected: MakeExpectation) -> None:
+        """What sessions are expected to ask for, instead of what was told before; until something
+        was told, nothing is known. ``expected`` is called when room is needed, at most once, on the
+        thread that needs it. From then on chunks behind a hole in their chain count as SUPERSEDED,
+        and among what is ORDINARY goes first what is worth the least for the room that it takes,
+        the longest unused among equals."""
+        ...
+
+    @property
+    def torn(self) -> tuple[SessionKey, ...]:
+        """Of the sessions that were expected, those with chunks behind a hole when room was last
+        needed: of them it matters what tiers above have (``Stake.above``)."""
         ...
 
     def take_evicted_pins(self) -> list[ChunkKey]:

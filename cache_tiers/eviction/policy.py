@@ -1,5 +1,6 @@
 """The question a store asks when it needs room: which of these goes first?"""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,9 +21,11 @@ class Candidate:
     live_bytes: int = 0
     """What those chunks take; the rest of ``bytes`` is of no use to anybody."""
     superseded_bytes: int = 0
-    """Of ``live_bytes``, what no history needs any more."""
+    """Of ``live_bytes``, what no history needs any more, or can use."""
     pinned_bytes: int = 0
     """Of ``live_bytes``, what somebody has a lease on."""
+    worth: float = math.inf
+    """Seconds saved a second by having it; infinite while that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from cache_tiers.eviction.policy import Candidate, EvictionPolicy
+from cache_tiers.eviction.policy import Candidate, Choice, EvictionPolicy
 from cache_tiers.ssd.config import SsdConfig
 from cache_tiers.ssd.extent import PAGE_BYTES, Extent, pages
 from cache_tiers.ssd.files import Files
@@ -16,6 +16,7 @@ from cache_tiers.ssd.index import Index
 from cache_tiers.ssd.journal import MOST_KEY_BYTES, TENANT_TAG_BYTES, Header, Put
 from cache_tiers.ssd.neighbours import Neighbours, bytes_beside, folder_bytes
 from cache_tiers.ssd.segment import MOST_SEGMENTS, Segment
+from cache_tiers.ssd.worths import Worths
 from cache_tiers.types import ChunkKey, Standing
 
 _MARGIN = 64
@@ -59,6 +60,7 @@ class Space:
         self._index = index
         self._on_lost = on_lost
         self._copy_forward = copy_forward
+        self.worths = Worths(index)
         self.folder = config.root / config.fingerprint
         hard = config.bytes_limit - config.bytes_limit // _MARGIN
         self._copy_reserve = min(config.segment_pages * PAGE_BYTES // 4, hard // 32)
@@ -110,6 +112,7 @@ class Space:
             tenant = next(iter(self._streams))
             self._streams.pop(tenant).capacity = 0
         self._next_id = max([self._next_id - 1, above, *self._segments]) + 1
+        self.worths.reset()
         self._neighbours.survey()
         self.look_beside()
         self.measure()
@@ -151,11 +154,7 @@ class Space:
                 continue
             if self._end_idle(keep):
                 continue
-            choice = self._policy.choose(
-                self._candidate(segment)
-                for segment in self._segments.values()
-                if segment not in keep
-            )
+            choice = self._choose(keep)
             if choice is None:
                 return False
             self._evict(self._segments[choice.candidate.id])
@@ -166,11 +165,7 @@ class Space:
         worth emptying; where chunks are pinned, they alone are copied. What is not copied in time
         is evicted when the room is needed."""
         while not self.fits(self._config.segment_pages * PAGE_BYTES):
-            choice = self._policy.choose(
-                self._candidate(segment)
-                for segment in self._segments.values()
-                if segment not in keep and self._streams.get(segment.tenant) is not segment
-            )
+            choice = self._choose({*keep, *self._streams.values()})
             if choice is None or not choice.copy_forward:
                 return
             segment = self._segments[choice.candidate.id]
@@ -228,6 +223,7 @@ class Space:
     def forget(self, segment: Segment, puts: Sequence[Put]) -> None:
         """Write down that chunks of a segment are forgotten. One that is left without chunks, or
         whose journal cannot be written, is removed."""
+        self.worths.left(segment.id)
         if self._index.live(segment.id)[0]:
             with contextlib.suppress(OSError):
                 segment.forget(puts)
@@ -262,6 +258,7 @@ class Space:
             del self._streams[segment.tenant]
         segment.capacity = 0
         lost = self._index.forget_segment(segment.id)
+        self.worths.left(segment.id)
         segment.remove()
         del self._segments[segment.id]
         self._on_lost(lost)
@@ -337,6 +334,13 @@ class Space:
         finally:
             self._copying = False
 
+    def _choose(self, keep: Collection[Segment]) -> Choice | None:
+        """What goes first, of all but ``keep``."""
+        self.worths.settle()
+        return self._policy.choose(
+            self._candidate(segment) for segment in self._segments.values() if segment not in keep
+        )
+
     def _candidate(self, segment: Segment) -> Candidate:
         chunks, live = self._index.live(segment.id)
         return Candidate(
@@ -347,6 +351,7 @@ class Space:
             live * PAGE_BYTES,
             self._index.pages_of(segment.id, Standing.SUPERSEDED) * PAGE_BYTES,
             self._index.pages_of(segment.id, Standing.PINNED) * PAGE_BYTES,
+            self.worths.of(segment.id, chunks, segment.last_used),
         )
 
     def _evict(self, segment: Segment) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from cache_tiers.endurance.budget import WriteBudget
-from cache_tiers.eviction.lru import LeastRecentlyUsed
+from cache_tiers.eviction.expectation import MakeExpectation
+from cache_tiers.eviction.least_worth import LeastWorth
 from cache_tiers.eviction.policy import EvictionPolicy
 from cache_tiers.ssd.allowance import Allowance, Unlimited
 from cache_tiers.ssd.appender import Appender, Packed
@@ -81,7 +82,7 @@ class SsdStore:
                 config,
                 clock,
                 root,
-                policy or LeastRecentlyUsed(),
+                policy or LeastWorth(),
                 sealer,
                 allowance,
                 read_only,
@@ -214,6 +215,13 @@ class SsdStore:
 
     def rank(self, keys: Sequence[ChunkKey], standing: Standing) -> None:
         self._index.mark(keys, standing)
+
+    def expect(self, expected: MakeExpectation) -> None:
+        self._space.worths.tell(expected)
+
+    @property
+    def torn(self) -> tuple[SessionKey, ...]:
+        return self._space.worths.torn
 
     def take_evicted_pins(self) -> list[ChunkKey]:
         return self._writer.take_evicted_pins()

@@ -1,11 +1,11 @@
 """Who goes first."""
 
-from cache_tiers.eviction.lru import LeastRecentlyUsed
+from cache_tiers.eviction.least_worth import LeastWorth
 from cache_tiers.eviction.policy import Candidate
 
 
 def choose(*candidates: Candidate) -> int | None:
-    chosen = LeastRecentlyUsed().choose(candidates)
+    chosen = LeastWorth().choose(candidates)
     return chosen.candidate.id if chosen else None
 
 
@@ -29,7 +29,7 @@ def test_what_is_superseded_counts_as_dead() -> None:
     left_behind = Candidate(2, 100, 99.0, 4, live_bytes=100, superseded_bytes=100)
     assert choose(full(1, 10.0), left_behind) == 2
     mostly = Candidate(3, 100, 99.0, 4, live_bytes=100, superseded_bytes=80)
-    choice = LeastRecentlyUsed().choose([full(1, 10.0), mostly])
+    choice = LeastWorth().choose([full(1, 10.0), mostly])
     assert choice is not None
     assert (choice.candidate.id, choice.copy_forward) == (3, True)
 
@@ -47,9 +47,9 @@ def test_ties_go_by_id() -> None:
 
 def test_what_is_mostly_dead_is_emptied_before_anything_live_goes() -> None:
     mostly_dead = Candidate(2, 100, 99.0, 1, live_bytes=25)
-    choice = LeastRecentlyUsed().choose([full(1, 10.0), mostly_dead])
+    choice = LeastWorth().choose([full(1, 10.0), mostly_dead])
     assert choice is not None
     assert (choice.candidate.id, choice.copy_forward) == (2, True)
-    alone = LeastRecentlyUsed().choose([full(1, 10.0)])
+    alone = LeastWorth().choose([full(1, 10.0)])
     assert alone is not None
     assert not alone.copy_forward

@@ -1,0 +1,62 @@
+"""What was known of sessions at one moment, for a store that has to choose later. Immutable but for
+the manifests, which any thread may read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from cache_tiers.eviction.expectation import Expectation, Price, Stake
+from cache_tiers.eviction.unknown import unknown_rate
+from cache_tiers.importance import return_rate
+from cache_tiers.manifest import LEFT, Manifests
+from cache_tiers.returns.types import Outlook
+from cache_tiers.types import SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A session between two turns."""
+
+    outlook: Outlook
+    seconds: float
+    """Since its last turn ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """Noted in a moment on the thread that knows; ``expectation`` is for the one that chooses."""
+
+    manifests: Manifests
+    """What sessions hold; also what they put aside, which is as a session of its own that nothing
+    is known of."""
+    away: Mapping[SessionKey, Away]
+    running: frozenset[SessionKey]
+    """Sessions whose turns run."""
+    above: Mapping[SessionKey, int]
+    """Leading chunks that tiers above the store have, where that matters (``ChunkStore.torn``)."""
+    price: Price
+    trusted: bool
+    """``Returns.trusted``."""
+    now: float
+    """Seconds of the clock by which the manifests and the store count."""
+
+    def expectation(self) -> Expectation:
+        """Some 30 µs a session."""
+        return Expectation(tuple(self._stakes()), self.price, self.now, self.trusted)
+
+    def _stakes(self) -> Iterator[Stake]:
+        for session in self.manifests.sessions():
+            chain = self.manifests.get(session)
+            if chain and not session.endswith(LEFT):
+                rate = self._rate(session) if self.trusted else 0.0
+                yield Stake(session, chain, self.above.get(session, 0), rate)
+
+    def _rate(self, session: SessionKey) -> float:
+        """One whose turn runs is as one whose turn has just ended; where a session is not known to
+        be away, as after a restart, recency decides."""
+        if session in self.running:
+            return unknown_rate(0.0)
+        away = self.away.get(session)
+        if away is not None:
+            return return_rate(away.outlook, away.seconds)
+        last_used = self.manifests.last_used(session)
+        return 0.0 if last_used is None else unknown_rate(self.now - last_used)
