@@ -111,5 +111,5 @@ class ClosedLoop:
             end = TurnEnd(session=key, awaits=gap.awaits, tool=gap.tool, turn=turn + 1)
             self._model.ended(end, ended)
             heapq.heappush(turns, (ended + gap.seconds, number, turn + 1, session))
-        for _, number, _, _ in turns:
+        for _, number, _, _ in (each for each in turns if each[2]):
             self._model.forget(SessionKey(f"local/{number}"), self._now)

@@ -137,4 +137,4 @@ def _shared(tally: Tally) -> History:
 def _own(tally: Tally) -> History:
     """A session's: soon believed, and what it does now says more than what it did an hour ago. On
     recorded coding sessions, half as much or twice as much of either is worse, by 1 % at most."""
-    return History(tally, strength=3.0, half_life=10)
+    return History(tally, strength=4.0, half_life=10)

@@ -36,7 +36,7 @@ class Curve:
 
     Plain arrays: a look-up takes less than a microsecond, numpy needs that to begin."""
 
-    __slots__ = ("_cumulated", "_edges", "_rates", "_unit_s")
+    __slots__ = ("_cumulated", "_edges", "_expected", "_rates", "_unit_s")
 
     def __init__(self, grid: Grid, returning: Shares, unit_s: float = 1.0) -> None:
         """``returning``: 0 … below 1. ``unit_s``: what the grid's times are counted in."""
@@ -47,6 +47,7 @@ class Curve:
         self._rates.append(0.0)
         self._cumulated = array("d", [0.0])
         self._cumulated.frombytes(passed.cumsum().tobytes())
+        self._expected: float | None = None
 
     def survival(self, away_s: float) -> float:
         """See ``Outlook``."""
@@ -77,6 +78,17 @@ class Curve:
         if at + 1 == len(self._cumulated):
             return begins, 0.0
         return begins, math.exp(-self._cumulated[at + 1])
+
+    @property
+    def expected(self) -> float:
+        """The logarithm of the chance of the bin that the gap will end in, as it is expected to be:
+        minus the entropy, in nats."""
+        if self._expected is None:
+            away = np.exp(-np.array(self._cumulated))
+            chances = np.append(away[:-1] - away[1:], away[-1])
+            chances = chances[chances > 0]
+            self._expected = float((chances * np.log(chances)).sum())
+        return self._expected
 
     def _passed(self, time: float) -> float:
         """The hazard up to ``time``, cumulated: minus the logarithm of the survival."""

@@ -59,7 +59,7 @@ class EmpiricalReturns:
         if away is None:
             return
         gap_s = max(0.0, now - away.since)
-        if self._saw(away, gap_s):
+        if self._fit.saw(away.outlook, gap_s):
             for classes in (*self._gaps.values(), *self._ratios.values()):
                 classes.shifted()
         self._gaps[away.awaits].came_back(away.path, GAPS.bin_of(gap_s))
@@ -101,10 +101,6 @@ class EmpiricalReturns:
     def calibration(self) -> Calibration:
         """How the latest predictions went."""
         return self._fit.calibration()
-
-    def _saw(self, away: _Away, gap_s: float) -> bool:
-        before, after = away.outlook.bin_around(gap_s)
-        return self._fit.saw(1.0 - before, 1.0 - after)
 
 
 def _announced(end: TurnEnd) -> float | None:

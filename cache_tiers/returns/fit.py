@@ -2,11 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+
+from cache_tiers.returns.curve import Curve
 
 _REPORTED: Final = 200
 """Gaps that a report is about."""
@@ -15,12 +17,14 @@ _TESTED: Final = (64, 128)
 _FEWEST: Final = 24
 _EVERY: Final = 8
 """Gaps from one test to the next."""
-_ALARM: Final = 1e-5
+_ALARM: Final = 1e-4
 """The chance of a test to fail if all is well and gaps are independent. They are not: those of one
-session are alike. On recorded coding sessions, 4 … 64 at a time, it is some 1e-4."""
+session are alike. On recorded coding sessions one test in a thousand fails."""
 _CALM: Final = 0.05
 """So much likelier than ``_ALARM`` that one is not soon followed by the other."""
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
+_UNTHINKABLE: Final = -700.0
+"""The logarithm of about the least chance that is a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,15 @@ class Calibration:
     before_90: float
     distance: float
     """The largest distance (0 … 1) of a share seen from the share predicted, of any share."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    outlook: Curve
+    place: float
+    """Where in its distribution the gap fell, 0 … 1."""
+    likelihood: float
+    """The logarithm of the chance that was given to the bin it ended in."""
 
 
 def distance(places: Iterable[float]) -> float:
@@ -56,47 +69,61 @@ def critical(count: int, chance: float) -> float:
 
 class Fit:
     """Where gaps fall in the distributions that were predicted for them: if those are right, places
-    are spread evenly over 0 … 1 (the probability integral transform; Dawid 1984). One thread."""
+    are spread evenly over 0 … 1 (the probability integral transform; Dawid 1984). One thread.
+
+    Predictions are not trusted from a test that finds places less even than by chance until one
+    that does not; for the first it takes a chance of 1 in 10,000, for the second of 1 in 20."""
 
     def __init__(self) -> None:
         self.trusted = True
         """Whether predictions have fitted lately."""
         self.shifts = 0
         """How often they stopped to fit."""
-        self._places: deque[float] = deque(maxlen=_REPORTED)
+        self._seen: deque[_Seen] = deque(maxlen=_REPORTED)
         self._dither = 0.0
         self._since = 0
         """Gaps since predictions were last found not to fit."""
 
-    def saw(self, before: float, after: float) -> bool:
-        """A gap ended in a bin that was predicted to begin with a share of ``before`` back and to
-        end with ``after``. True when what was learned so far is of no use any more.
+    def saw(self, outlook: Curve, gap_s: float) -> bool:
+        """A gap ended for which that was predicted. True when what was learned so far is of no use
+        any more.
 
         Where in its bin a gap ends no prediction says, so its place is spread over the bin
         (Czado, Gneiting and Held 2009), here by a fixed sequence.
         """
+        begins, ends = outlook.bin_around(gap_s)
         self._dither = (self._dither + _GOLDEN) % 1.0
-        self._places.append(before + self._dither * (after - before))
+        place = 1.0 - begins + self._dither * (begins - ends)
+        likelihood = math.log(begins - ends) if begins > ends else _UNTHINKABLE
+        self._seen.append(_Seen(outlook, place, likelihood))
         self._since += 1
         if self._since < _FEWEST or self._since % _EVERY:
             return False
-        latest = list(self._places)
-        counts = {min(count, self._since) for count in _TESTED}
-        offs = {count: distance(latest[-count:]) for count in counts}
-        if any(off > critical(count, _ALARM) for count, off in offs.items()):
+        latest = list(self._seen)
+        tested = [latest[-count:] for count in {min(count, self._since) for count in _TESTED}]
+        if any(_strays(seen, _ALARM) for seen in tested):
             self.shifts += self.trusted
             self.trusted = False
             self._since = 0
             return True
-        if all(off < critical(count, _CALM) for count, off in offs.items()):
+        if not any(_strays(seen, _CALM) for seen in tested):
             self.trusted = True
         return False
 
     def calibration(self) -> Calibration:
         """Of the latest gaps."""
-        count = len(self._places)
+        places = [seen.place for seen in self._seen]
+        count = len(places)
 
         def before(share: float) -> float:
-            return sum(place <= share for place in self._places) / count if count else share
+            return sum(place <= share for place in places) / count if count else share
 
-        return Calibration(count, before(0.1), before(0.5), before(0.9), distance(self._places))
+        return Calibration(count, before(0.1), before(0.5), before(0.9), distance(places))
+
+
+def _strays(seen: Sequence[_Seen], chance: float) -> bool:
+    """Whether places are less even than by that ``chance``, and gaps came as a surprise. If only
+    places are not even, gaps were more regular than was dared to predict: that does no harm."""
+    if distance(each.place for each in seen) <= critical(len(seen), chance):
+        return False
+    return sum(each.likelihood for each in seen) < sum(each.outlook.expected for each in seen)

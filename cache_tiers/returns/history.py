@@ -10,6 +10,9 @@ _MOST_RETURNING: Final = 0.999
 """Of those away when a bin begins: nothing is ever certain."""
 _MATERIAL: Final = 1 / 32
 """Hazards are made anew when this share of the class's gaps has come since."""
+_LEAST_STRENGTH: Final = 0.4
+"""Of what the wider class counts for, in bins that it expects nobody to be away in: so who always
+comes later than others is soon believed to."""
 _SPREAD: Final = (0.25, 0.5, 0.25)
 """A gap counts in its bin and the two beside it: what took 9 s may well take 11 s."""
 
@@ -35,9 +38,10 @@ class Tally:
 
 class History:
     """An empirical hazard in discrete time: of those still away when a bin began, the share that
-    came back in it. The class that this one is a part of counts like ``strength`` further
-    observations of every bin (the mean of a beta posterior). Old gaps fade: with every
-    ``half_life`` gaps, all that came before count half."""
+    came back in it. The class that this one is a part of counts like ``strength`` further gaps, as
+    many in each bin as it expects to be still away (the mean of a beta-Stacy posterior: Walker and
+    Muliere 1997), but never by much fewer. Old gaps fade: with every ``half_life`` gaps, all that
+    came before count half."""
 
     __slots__ = (
         "_advantages",
@@ -84,7 +88,10 @@ class History:
         the same array is given until something material has changed."""
         if self._returning is None or wider is not self._wider:
             back, at_risk = self._counts
-            made = (back + self._strength * wider) / (at_risk + self._strength)
+            stay = 1.0 - wider
+            still_away = stay.cumprod() / stay
+            strength = self._strength * np.maximum(still_away, _LEAST_STRENGTH)
+            made = (back + strength * wider) / (at_risk + strength)
             self._returning = np.minimum(made, _MOST_RETURNING, out=made)
             self._wider = wider
             self._advantages = None

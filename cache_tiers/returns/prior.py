@@ -23,25 +23,26 @@ _AFTER_S: Final = {
 _ANNOUNCED_SPREAD: Final = 0.5
 """Of the logarithm of a gap over what was announced: half are within a factor of 1.4. A guess, to
 be corrected by what comes."""
-_LEAST, _MOST = 0.002, 0.9
-"""Of those away that come back in any bin: nothing is impossible, nothing certain."""
+_LEAST_GAPS, _LEAST_RATIOS, _MOST = 0.002, 0.0005, 0.9
+"""Of those away that come back in any bin (those of ratios are narrower): nothing is impossible,
+nothing certain."""
 
 
 def of_gaps(awaits: Awaits) -> Shares:
     """Over ``GAPS``; the logarithm of a gap is even between two of the figures above."""
     back = np.interp(np.log(GAPS.edges[1:]), np.log(_AFTER_S[awaits]), _BACK)
-    return _returning(back)
+    return _returning(back, _LEAST_GAPS)
 
 
 def of_announced() -> Shares:
     """Over ``RATIOS``: log-normal around what was announced."""
     scale = _ANNOUNCED_SPREAD * math.sqrt(2)
     back = [0.5 + 0.5 * math.erf(math.log(edge) / scale) for edge in RATIOS.edges[1:]]
-    return _returning(np.array(back))
+    return _returning(np.array(back), _LEAST_RATIOS)
 
 
-def _returning(back: Shares) -> Shares:
+def _returning(back: Shares, least: float) -> Shares:
     """From the shares that are back when each bin ends."""
     away = np.maximum(1.0 - np.concatenate(([0.0], back)), 1e-9)
-    returning: Shares = np.clip(1.0 - away[1:] / away[:-1], _LEAST, _MOST)
+    returning: Shares = np.clip(1.0 - away[1:] / away[:-1], least, _MOST)
     return returning
