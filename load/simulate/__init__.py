@@ -31,7 +31,7 @@ from load.simulate.model import EngineModel, Hardware, LoadAt, SimulationConfig
 from load.simulate.outcome import Outcome, Prefetching, SteadyState
 from load.simulate.policies import Foresight, Policies
 from load.simulate.simulation import Simulation
-from load.simulate.source import ClosedLoop, OpenLoop, Source
+from load.simulate.source import ClosedLoop, OpenLoop, Recorded, Source
 
 __all__ = [
     "ClosedLoop",
@@ -43,6 +43,7 @@ __all__ = [
     "Outcome",
     "Policies",
     "Prefetching",
+    "Recorded",
     "SimulationConfig",
     "Source",
     "SteadyState",

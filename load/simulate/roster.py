@@ -59,11 +59,11 @@ def contender(
     if order is not None:
         early = name is Name.LRU_EARLY
         return Contender(Policies(order), LoadAt.FIRST_BYTE if early else LoadAt.ASKED)
-    costs = ModelCosts(engine, hardware)
     if name is Name.OPTIMUM:
-        knows = Clairvoyant(costs)
+        knows = Clairvoyant()
         policies = Policies(dram=knows, planner=knows, foresight=knows)
         return Contender(policies, LoadAt.FIRST_BYTE)
+    costs = ModelCosts(engine, hardware)
     returns: Returns = KnownGaps(gaps or {}) if name is Name.INFORMED else EmpiricalReturns()
     importance = Importance(returns, costs, chunk_tokens=hardware.chunk_tokens)
     by_worth = ByImportance(importance)

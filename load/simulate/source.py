@@ -104,7 +104,8 @@ class ClosedLoop:
 
 class OpenLoop:
     """Requests at the trace's times, whatever becomes of the answers; one that would come before
-    its session's last answer comes with that. Streams: what is ahead is not read."""
+    its session's last answer comes with that. Streams: what is ahead is not read, so nothing can
+    be foreseen; see ``Recorded``."""
 
     def __init__(self, trace: Iterable[Request]) -> None:
         self._trace = trace
@@ -129,6 +130,31 @@ class OpenLoop:
             yield max(now, request.at_s), _single(request)
         else:
             del self._busy[session]
+
+
+class Recorded:
+    """As ``OpenLoop``, with the whole trace read beforehand."""
+
+    def __init__(self, trace: Iterable[Request]) -> None:
+        self._visits: dict[str, Visit] = {}
+        requests: dict[str, list[Request]] = {}
+        for request in trace:
+            own = requests.setdefault(request.session, [])
+            own.append(request)
+            if len(own) == 1:
+                key = SessionKey(f"trace/{request.session}")
+                self._visits[request.session] = Visit(key, request.scope, own)
+
+    def begin(self) -> Iterator[Arrival]:
+        """See ``Source``."""
+        arrivals = [(visit.request.at_s, visit) for visit in self._visits.values()]
+        yield from sorted(arrivals, key=lambda arrival: arrival[0])
+
+    def answered(self, visit: Visit, now: float) -> Iterable[Arrival]:
+        """See ``Source``."""
+        if visit.upcoming is not None:
+            visit.number += 1
+            yield max(now, visit.request.at_s), visit
 
 
 def _single(request: Request) -> Visit:

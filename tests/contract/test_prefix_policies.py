@@ -11,7 +11,6 @@ from cache_tiers.eviction.recency import Recency
 from cache_tiers.eviction.s3_fifo import S3Fifo
 from cache_tiers.types import SessionKey
 from load.simulate.clairvoyant import Clairvoyant
-from tests.outlooks import FakeCosts
 
 A, B, C = (SessionKey(f"t/{name}") for name in "abc")
 
@@ -179,7 +178,7 @@ class TestS3Fifo(Promises):
 class TestClairvoyant(Promises):
     @pytest.fixture
     def policy(self) -> PrefixPolicy:
-        return Clairvoyant(FakeCosts())
+        return Clairvoyant()
 
     def test_who_is_back_last_goes_first(self, policy: Clairvoyant) -> None:
         for session, at in ((A, 100.0), (B, 300.0), (C, 200.0)):
@@ -199,5 +198,5 @@ MAKERS: tuple[Callable[[], PrefixPolicy], ...] = (
     lambda: FixedTtl(60.0),
     lambda: AdaptiveReplacement(20),
     lambda: S3Fifo(20),
-    lambda: Clairvoyant(FakeCosts()),
+    Clairvoyant,
 )
