@@ -49,7 +49,8 @@ _AFTER_SHARE = 0.25
 _FRESH_S = (0.25, 10.0)
 _FRESH_SHARE = 0.1
 """A worth is used for this share of the time away, within these limits: hazards change on a
-logarithmic scale. Not beyond the moment at which a load has to begin, though."""
+logarithmic scale. Where the return is predicted better than that, not beyond the moments at which
+a load has to begin and at which the return is overdue."""
 _RELIED_ON = 0.5
 """Of the lead: other loads run within it too, and some leads are shorter."""
 _PRICED_S = 1.0
@@ -158,7 +159,8 @@ class Importance:
         loss_s = self._loss_s(reach, chunks)
         loading = loading_rate(outlook, away_s, loss_s)
         held = max(loading, return_rate(outlook, away_s))
-        until = now + min(max(_FRESH_S[0], _FRESH_SHARE * away_s), _FRESH_S[1])
+        fresh_s = min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s)
+        until = now + min(max(_FRESH_S[0], fresh_s), _FRESH_S[1])
         due_at = since + outlook.quantile(_SHARES[0], away_s) - _until_after(loss_s)
         if now < due_at < until:
             until = due_at
@@ -168,7 +170,7 @@ class Importance:
     def _loss_s(self, reach: int, chunks: int) -> float:
         """How long a request waits for ``chunks``, none of which is here, but ``reach`` below."""
         costs, middle, end = self._costs, reach * self._chunk_tokens, chunks * self._chunk_tokens
-        load_s = max(0.0, costs.load_s(reach) - costs.lead_s)
+        load_s = max(0.0, costs.load_s(reach) - _RELIED_ON * costs.lead_s)
         return min(load_s, costs.compute_s(0, middle)) + costs.compute_s(middle, end)
 
     def _price(self, now: float) -> None:

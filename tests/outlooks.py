@@ -36,7 +36,7 @@ class Sharp:
         return 0.0
 
     def quantile(self, share: float, away_s: float = 0.0) -> float:
-        return max(self.at_s, away_s)
+        return self.at_s if away_s < self.at_s else math.inf
 
 
 class Never:

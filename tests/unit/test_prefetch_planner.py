@@ -79,6 +79,21 @@ def test_an_announced_return_is_fetched_just_in_time() -> None:
     assert 93.2 < now < 94.0, "a load of 5 s, and a little"
 
 
+def test_a_fetch_goes_on_until_the_return_and_is_cancelled_when_that_does_not_come() -> None:
+    tier = Tier(FakeCosts(chunk_s=0.5))
+    tier.returns.expect(A, Sharp(100.0))
+    tier.returns.expect(B, Steady(0.1))
+    tier.idle(A, 10, 0)
+    tier.idle(B, 10, 10)
+    for here, now in enumerate((94.0, 94.5, 96.0, 98.0, 99.5)):
+        tier.order.holds(A, here, now)
+        tier.order.holds(B, 10 - here, now)
+        assert tier.planner.plan([Shortfall(A, here, 10)], 0, now).fetches == [Fetch(A, 10)]
+        assert tier.cuts(now)[0] == Cut(B, 0)
+    assert tier.planner.plan([Shortfall(A, 5, 10)], 0, 100.5).fetches == []
+    assert tier.cuts(100.5)[0] == Cut(A, 0)
+
+
 def test_one_under_way_goes_on_until_it_is_worth_less_than_what_goes_for_it() -> None:
     tier = Tier()
     tier.returns.expect(A, Steady(0.1))
