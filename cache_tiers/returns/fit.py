@@ -106,8 +106,7 @@ class Fit:
             self.trusted = False
             self._since = 0
             return True
-        if not any(_strays(seen, _CALM) for seen in tested):
-            self.trusted = True
+        self.trusted = self.trusted or not any(_strays(seen, _CALM) for seen in tested)
         return False
 
     def calibration(self) -> Calibration:
