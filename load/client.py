@@ -1,4 +1,4 @@
-"""A benchmark's own client: one server, one request at a time. Blocking, one thread.
+"""A benchmark's own client of one server. Blocking; each request on the thread that makes it.
 
 Errors: ``httpx.HTTPError`` when the server does not answer or answers with an error;
 ``load.stream.BrokenStream`` when a stream breaks.
@@ -15,6 +15,8 @@ from load.prose import Prose
 from load.stream import Streamed, read_stream
 
 TIMEOUT_S = 600
+KEEP_ALIVE_S = 2
+"""An idle connection is kept for so long; servers close theirs after 5 s."""
 _POLL_S = 0.1
 
 
@@ -23,7 +25,9 @@ class Client:
 
     def __init__(self, url: str) -> None:
         """Asks the server for its model."""
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        # A connection is not used again at the moment at which its server closes it.
+        limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, limits=limits)
         models = self._get("/v1/models")
         self.model: str = models["data"][0]["id"]
 
@@ -56,11 +60,16 @@ class Client:
         return self._stream("/v1/completions", {"prompt": list(prompt)}, max_tokens, session)
 
     def chat(
-        self, messages: Sequence[dict[str, str]], max_tokens: int, session: str | None = None
+        self,
+        messages: Sequence[dict[str, str]],
+        max_tokens: int,
+        session: str | None = None,
+        expect: str = "",
     ) -> Streamed:
-        """A streamed chat completion. Greedy, and always ``max_tokens`` long."""
+        """A streamed chat completion. Greedy, and always ``max_tokens`` long. ``expect``: what the
+        client says of the gap behind it (``X-Session-Expect``); empty for nothing."""
         body = {"messages": list(messages)}
-        return self._stream("/v1/chat/completions", body, max_tokens, session)
+        return self._stream("/v1/chat/completions", body, max_tokens, session, expect)
 
     def park(self, session: str) -> dict[str, Any]:
         """Only Valet has it."""
@@ -81,8 +90,17 @@ class Client:
             time.sleep(_POLL_S)
         return True
 
+    def delete(self, session: str) -> None:
+        """From all tiers. Only Valet has it."""
+        _raise_for_error(self._http.delete(f"/v1/sessions/{session}"))
+
     def _stream(
-        self, path: str, body: dict[str, Any], max_tokens: int, session: str | None
+        self,
+        path: str,
+        body: dict[str, Any],
+        max_tokens: int,
+        session: str | None,
+        expect: str = "",
     ) -> Streamed:
         body |= {
             "model": self.model,
@@ -93,6 +111,8 @@ class Client:
             "stream_options": {"include_usage": True},
         }
         headers = {} if session is None else {"X-Session-ID": session}
+        if expect:
+            headers["X-Session-Expect"] = expect
         sent_at = time.perf_counter()
         with self._http.stream("POST", path, json=body, headers=headers) as response:
             if response.is_error:

@@ -1,0 +1,74 @@
+"""How near does a small device come to one without bounds? Agents on two servers, in turns.
+
+*infinite* has a device that holds everything; *valet* one of an eighth of what the agents' sessions
+have, and DRAM of half of it. Both have the same SSD and begin with the same sessions on it. What
+counts is what agents see: the time to the first token of their later turns, and turns a minute.
+Gaps are so long that the machine computes for a wanted share of the time: with more, requests wait
+for each other and not for KV.
+"""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from load.environment import describe
+from load.report import times, verdict, write_json
+from load.side_by_side import ROOMY, Tiers, compare_servers, parser, scale_of
+from load.stints import compare, draw, summarize
+
+DEVICE_SHARE: Final = 1 / 8
+DRAM_SHARE: Final = 1 / 2
+MOST_P50: Final = 1.2
+MOST_P99: Final = 2.0
+LEAST_TURNS: Final = 0.9
+
+
+def wanted(ratios: dict[str, Any]) -> dict[str, bool | None]:
+    """Whether the figures are what Valet wants to reach. Pure."""
+    p50, p99, turns = (ratios[name] for name in ("ttft_p50", "ttft_p99", "turns_per_minute"))
+    return {
+        f"median ≤ {MOST_P50:g} × infinite": None if p50 is None else p50 <= MOST_P50,
+        f"99th percentile ≤ {MOST_P99:g} × infinite": None if p99 is None else p99 <= MOST_P99,
+        f"turns a minute ≥ {LEAST_TURNS:g} × infinite": turns and turns >= LEAST_TURNS,
+    }
+
+
+def main() -> None:
+    """Run, print the tables, write the JSON."""
+    options = parser("infinite", __doc__).parse_args()
+    scale = scale_of(options)
+    environment = describe()
+    live = scale.live_bytes
+    tiers = {
+        "infinite": Tiers(ROOMY, int(live * DRAM_SHARE)),
+        "valet": Tiers(int(live * DEVICE_SHARE), int(live * DRAM_SHARE)),
+    }
+    stints = compare_servers(tiers, scale, options.kept)
+    by_server = {name: [s for s in stints if s.server == name] for name in tiers}
+    summaries = {name: summarize(some) for name, some in by_server.items()}
+    ratios = compare(by_server["valet"], by_server["infinite"])
+    goals = wanted(ratios)
+    print(f"\n{draw(summaries)}\n")
+    print(
+        f"valet ÷ infinite: median {times(ratios['ttft_p50'])}, "
+        f"99th percentile {times(ratios['ttft_p99'])}, "
+        f"turns a minute {times(ratios['turns_per_minute'])}"
+    )
+    for goal, met in goals.items():
+        print(f"{goal}: {verdict(met)}")
+    write_json(
+        options.out,
+        {
+            "environment": environment,
+            "scale": asdict(scale),
+            "tiers": {name: asdict(each) for name, each in tiers.items()},
+            "live_bytes": live,
+            "wanted": goals,
+            "ratios": ratios,
+            "servers": summaries,
+            "stints": [asdict(stint) for stint in stints],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""A home whose store already has the sessions of a team: servers begin from copies of it.
+
+Computing many long prompts takes minutes on CPU. So it is done once, by a server of its own, and
+kept in a folder until somebody removes that: two servers that are compared have the same sessions
+on SSD when they start, and so has the next run.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from load.client import Client
+from load.paced import PacedAgent
+from load.server import Sizes, make_home, prepare_model, running, valet
+from load.team import Team
+
+SSD = 8 * 1024**3
+_DRAM = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a prepared folder holds."""
+
+    home: Path
+    answers: tuple[str, ...]
+    """To each agent's first request."""
+
+    def copy(self, folder: Path) -> Path:
+        """A home of its own for a server, in ``folder``, which is made."""
+        folder.mkdir(parents=True)
+        return Path(shutil.copytree(self.home, folder / "home", symlinks=True))
+
+
+def prepare(folder: Path, agents: Sequence[PacedAgent], sizes: Sizes) -> Prepared:
+    """From ``folder`` if it is there; else by a server that answers the agents' first requests,
+    which uses the agents up. ``folder``'s name must say all that decides what they are."""
+    told = folder / "answers.json"
+    if not told.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        home = make_home(folder)
+        prepare_model(home)
+        server = valet(home, sizes=sizes, dram=_DRAM, ssd=SSD)
+        with running(server), Client(server.url) as client:
+            team = Team(client, agents)
+            team.one_by_one()
+            team.wait_until_stored()
+        told.write_text(json.dumps(team.answers), encoding="utf-8")
+    return Prepared(folder / "home", tuple(json.loads(told.read_text(encoding="utf-8"))))

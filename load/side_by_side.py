@@ -1,0 +1,166 @@
+"""Servers compared under the same agents, in turns: never two of them at work at the same time.
+
+Each server has a team of its own, of agents of the same seeds, which begin with the same sessions
+on SSD (``load.prepared``). A first turn of each agent brings these up and is not counted; how long
+it takes says how long gaps must be for the machine to be busy for a wanted share of the time. Then
+the teams work in stints, in the order A B B A ….
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from load.client import Client
+from load.paced import MEAN_TOOL_S, Pace, PacedAgent
+from load.prepared import SSD, prepare
+from load.report import percentile
+from load.server import REPOSITORY, Server, Sizes, running, valet
+from load.stints import Stint, live_bytes, short
+from load.team import Team, Turned
+from load.workload import Shape
+
+ROOMY: Final = 2 * 1024**3
+"""A device that holds all sessions of a comparison."""
+KEPT: Final = REPOSITORY / "build/bench/prepared"
+_GROWTH: Final = 100
+"""Tokens by which a session grows until the middle of a run, about."""
+
+
+class NotPrepared(Exception):
+    """Sessions that should be on SSD are not: the prepared folder is of another engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How large a comparison is."""
+
+    agents: int
+    shortest: int
+    longest: int
+    """Tokens of the agents' first requests, about."""
+    context: int
+    """Tokens that a prompt and its answer have at most, about."""
+    rounds: int
+    seconds: float
+    """Of a stint."""
+    busy: float = 0.4
+    """Share of the time for which the machine is to compute."""
+    pace: Pace = field(default_factory=Pace)
+
+    def team(self) -> list[PacedAgent]:
+        """The agents; always the same."""
+        # So that sessions grow by a chunk in some turns: what is appended is short beside the rest.
+        shape = Shape(scale=64, context=self.context)
+        return [
+            PacedAgent(f"agent {n}", shape, self.pace, shortest=self.shortest, longest=self.longest)
+            for n in range(self.agents)
+        ]
+
+    @property
+    def live_bytes(self) -> int:
+        """KV of all sessions in the middle of a run, about."""
+        return live_bytes([agent.tokens + _GROWTH for agent in self.team()])
+
+    @property
+    def max_model_len(self) -> int:
+        """A tenth more than the context: text has only about as many tokens as it should."""
+        return -(-self.context * 11 // 10 // 128) * 128
+
+
+FULL: Final = Scale(agents=24, shortest=1000, longest=2400, context=2700, rounds=2, seconds=120.0)
+QUICK: Final = Scale(agents=8, shortest=500, longest=1200, context=1500, rounds=1, seconds=30.0)
+
+
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """Of the options that all comparisons have, for the benchmark ``load.bench_NAME``."""
+    made = argparse.ArgumentParser(prog=f"load.bench_{name}", description=doc)
+    made.add_argument("--quick", action="store_true", help="few agents with short histories")
+    made.add_argument("--rounds", type=int, help="stints of each server")
+    made.add_argument("--seconds", type=float, help="of a stint")
+    made.add_argument("--busy", type=float, default=FULL.busy, help="share of time (0.4)")
+    made.add_argument(
+        "--announced",
+        type=float,
+        default=FULL.pace.announced,
+        help="share of tool calls whose usual time the client announces (0.25)",
+    )
+    made.add_argument("--unnamed", action="store_true", help="the client says nothing of its tools")
+    made.add_argument("--kept", type=Path, default=KEPT, help="prepared sessions (build/bench)")
+    made.add_argument("--out", type=Path, default=REPOSITORY / f"build/bench/{name}.json")
+    return made
+
+
+def scale_of(options: argparse.Namespace) -> Scale:
+    """As the options say."""
+    scale = QUICK if options.quick else FULL
+    return replace(
+        scale,
+        rounds=options.rounds or scale.rounds,
+        seconds=options.seconds or scale.seconds,
+        busy=options.busy,
+        pace=Pace(named=not options.unnamed, announced=options.announced),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """What a server of a comparison has, in bytes."""
+
+    device: int
+    dram: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """``VALET_…``, beside these."""
+
+
+def compare_servers(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> list[Stint]:
+    """All stints. The prepared sessions are kept below ``kept``. Raises NotPrepared and
+    ServerFailed."""
+    sizes = Sizes(device_kv=ROOMY, max_model_len=scale.max_model_len)
+    name = f"{scale.agents}-{scale.shortest}-{scale.longest}-{scale.context}"
+    prepared = prepare(kept / name, scale.team(), sizes)
+    with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
+        running_ = {
+            name: _server(prepared.copy(Path(folder) / name), tiers, sizes)
+            for name, tiers in servers.items()
+        }
+        with running(*running_.values()):
+            return _alternate(running_, scale, prepared.answers)
+
+
+def stretch_for(busy: float, turn_s: float, agents: int) -> float:
+    """By how much gaps are to be longer, for ``agents`` whose turns take ``turn_s`` to keep the
+    machine busy for that share of the time."""
+    gap_s = agents * turn_s / busy - turn_s
+    return max(0.05, gap_s / MEAN_TOOL_S)
+
+
+def _server(home: Path, tiers: Tiers, sizes: Sizes) -> Server:
+    server = valet(home, sizes=replace(sizes, device_kv=tiers.device), dram=tiers.dram, ssd=SSD)
+    return replace(server, env={**server.env, **tiers.settings})
+
+
+def _alternate(servers: Mapping[str, Server], scale: Scale, answers: Sequence[str]) -> list[Stint]:
+    with ExitStack() as stack:
+        teams: dict[str, Team] = {}
+        opening: list[Turned] = []
+        for name, server in servers.items():
+            client = stack.enter_context(Client(server.url))
+            teams[name] = Team(client, scale.team())
+            teams[name].skip(answers)
+            opening += teams[name].one_by_one()
+        if not all(sum(turn.receipt["reused_tokens"].values()) for turn in opening):
+            raise NotPrepared("sessions of the prepared home are not found: remove it")
+        turn_s = percentile([turn.ended for turn in opening], 0.5) or 0.0
+        stretch = stretch_for(scale.busy, turn_s, scale.agents)
+        print(f"a turn takes {turn_s:.2f} s; gaps are {stretch:.2f} × the recorded ones")
+        stints = []
+        for number in range(scale.rounds):
+            for name in list(servers)[:: -1 if number % 2 else 1]:
+                turns = tuple(teams[name].stint(scale.seconds, stretch))
+                stints.append(Stint(name, number, turns))
+                print(f"round {number + 1}: {name:<10} {short(turns)}")
+        return stints

@@ -1,0 +1,143 @@
+"""Paced agents at work on one server, each in a thread of its own.
+
+A team works in *stints*. Within one its agents call tools; a call that would not be over by the
+stint's end is an answer to a person instead, who comes back with the next stint. So no gap is cut
+short, and what a server learns of tools is true, whatever happens between the stints.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from load.client import Client
+from load.paced import MEAN_TOOL_S, PacedAgent, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """One turn. Times in seconds."""
+
+    agent: int
+    number: int
+    """Of the agent's turns, from 1."""
+    sent: float
+    """Since the stint began."""
+    tool: str
+    """That it followed; empty for a person."""
+    gap_s: float | None
+    """Since the answer before; None for a first turn."""
+    announced: bool
+    """Whether the client had said how long the gap usually is."""
+    ttft: float
+    ended: float
+    """Since it was sent."""
+    output_tokens: int
+    receipt: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Member:
+    """An agent, its session, and what it did last."""
+
+    agent: PacedAgent
+    session: str
+    turns: int = 0
+    answer: str = ""
+    answered_at: float = 0.0
+    step: Step | None = None
+
+
+class Team:
+    """Agents and the server that they work on. One thread uses it."""
+
+    def __init__(self, client: Client, agents: Sequence[PacedAgent]) -> None:
+        """The agents' sessions are called ``agent-0``, ``agent-1``, …"""
+        self._client = client
+        self._members = [_Member(agent, f"agent-{n}") for n, agent in enumerate(agents)]
+        self._began = 0.0
+        self._turns: list[Turned] = []
+
+    def skip(self, answers: Sequence[str]) -> None:
+        """Each agent's first request was answered so, elsewhere."""
+        for member, answer in zip(self._members, answers, strict=True):
+            member.step = member.agent.step(0.0)
+            member.agent.answered(answer)
+            member.turns, member.answered_at = 1, time.perf_counter()
+
+    @property
+    def answers(self) -> list[str]:
+        """The last to each agent."""
+        return [member.answer for member in self._members]
+
+    def one_by_one(self) -> list[Turned]:
+        """A turn of each, one after another; persons are answered."""
+        self._begin()
+        for number in range(len(self._members)):
+            self._turn(number, 0.0, 1.0)
+        return self._turns
+
+    def stint(self, seconds: float, stretch: float) -> list[Turned]:
+        """Work for about so long: the last turns are sent by then. Gaps are ``stretch`` times as
+        long as usual. Raises what went wrong for any agent."""
+        self._begin()
+        over = threading.Event()
+        with ThreadPoolExecutor(len(self._members)) as threads:
+            jobs = [
+                threads.submit(self._work, number, seconds, stretch, over)
+                for number in range(len(self._members))
+            ]
+            try:
+                wait(jobs, return_when=FIRST_EXCEPTION)
+            finally:
+                over.set()
+        for job in jobs:
+            job.result()
+        return sorted(self._turns, key=lambda turn: turn.sent)
+
+    def wait_until_stored(self) -> None:
+        """Until the SSD has all of every session."""
+        for member in self._members:
+            self._client.wait_until_stored(member.session)
+
+    def _begin(self) -> None:
+        self._began = time.perf_counter()
+        self._turns = []
+
+    def _work(self, number: int, seconds: float, stretch: float, over: threading.Event) -> None:
+        # Persons come one after another, within the time of one gap.
+        wait_s = MEAN_TOOL_S * stretch * (number + 0.5) / len(self._members)
+        while not over.wait(wait_s):
+            left_s = seconds - (time.perf_counter() - self._began)
+            step = self._turn(number, left_s, stretch)
+            if step is None or step.gap_s is None:
+                return
+            wait_s = step.gap_s
+
+    def _turn(self, number: int, left_s: float, stretch: float) -> Step | None:
+        member = self._members[number]
+        before, step = member.step, member.agent.step(left_s, stretch)
+        if step is None:
+            return None
+        sent = time.perf_counter()
+        answer = self._client.chat(step.messages, step.max_tokens, member.session, step.expect)
+        member.turns += 1
+        self._turns.append(
+            Turned(
+                agent=number,
+                number=member.turns,
+                sent=sent - self._began,
+                tool=before.tool if before else "",
+                gap_s=sent - member.answered_at if before else None,
+                announced=before is not None and "seconds=" in before.expect,
+                ttft=answer.ttft,
+                ended=answer.ended,
+                output_tokens=answer.output_tokens,
+                receipt=answer.receipt or {},
+            )
+        )
+        member.agent.answered(answer.text)
+        member.step, member.answer, member.answered_at = step, answer.text, time.perf_counter()
+        return step
