@@ -124,12 +124,21 @@ class Choice:
         end = (first + bargain.chunks) * self._chunk_tokens
         return max(0, end - state.num_locally_computed_tokens)
 
-    def awaits_fill(self, state: RequestOffloadState, now: float) -> None:
-        """A request waits for what is being filled in on the device for it."""
+    def awaits_fill(self, state: RequestOffloadState, now: float) -> bool:
+        """Whether chunks of a request are just being filled in on the device. It waits for them, as
+        for a load of its own. A fill whose last copy is done joins the device's prefix cache with
+        the next step, and is waited for until then."""
         state.update_offload_keys()
         keys = set(state.group_states[0].offload_keys)
-        for stream in self._loads.streams(FILL):
-            if stream.items[0].key in keys and all(w.stream is not stream for w in self._watched):
+        ended = [w.stream for w in self._watched if w.stream.ended]
+        # Nothing is left to fill in where all is on the device, or where no block was idle.
+        fills = [
+            stream
+            for stream in (*self._loads.streams(FILL), *ended)
+            if stream.items and stream.items[0].key in keys
+        ]
+        for stream in fills:
+            if all(w.stream is not stream for w in self._watched):
                 at = stream.at_hand
                 rest = [item.key for item in stream.items[at:]]
                 start = stream.items[0].first_block + at
@@ -137,6 +146,7 @@ class Choice:
                 if bargain.chunks < len(rest):
                     stream.cut(MissReason.RECOMPUTE_CHEAPER, keep=at + bargain.chunks)
                 self._watched.append(_Watched(stream, bargain, now, at))
+        return bool(fills)
 
     # --- its load runs ---------------------------------------------------------------------------
 

@@ -199,8 +199,8 @@ def test_a_fill_that_a_request_waits_for_is_its_load(bench: Bench) -> None:
     fill = stream(2, 10)
     bench.loads.fills.append(fill)
     come(fill, [2, 3])
-    bench.choice.awaits_fill(bench.request(10), 100.0)
-    bench.choice.awaits_fill(bench.states["r"], 100.01)
+    assert bench.choice.awaits_fill(bench.request(10), 100.0)
+    assert bench.choice.awaits_fill(bench.states["r"], 100.01)
     bench.step(100.04)
     assert fill.failure is None, "it began long before anybody waited"
     bench.step(100.2)
@@ -216,6 +216,26 @@ def test_a_fill_that_is_not_worth_waiting_for_is_cut_at_once(bench: Bench) -> No
     bench.choice.awaits_fill(bench.request(10), 0.0)
     assert fill.failure is MissReason.RECOMPUTE_CHEAPER
     assert fill.at_hand == 1
+
+
+def test_a_fill_without_chunks_of_the_request_is_not_waited_for(bench: Bench) -> None:
+    bench.loads.fills += [stream(0, 0), stream(20, 30)]
+    assert not bench.choice.awaits_fill(bench.request(10), 0.0)
+    bench.step(0.1)
+    assert all(fill.failure is None for fill in bench.loads.fills)
+
+
+def test_a_fill_that_was_waited_for_is_until_the_step_that_adopts_it(bench: Bench) -> None:
+    bench.disk(0.01)
+    fill = stream(0, 2)
+    bench.loads.fills.append(fill)
+    assert bench.choice.awaits_fill(bench.request(10), 0.0)
+    come(fill, [0, 1])
+    fill.on_copied([item.key for item in fill.take_run()], 0.01)
+    bench.loads.fills.clear()
+    assert bench.choice.awaits_fill(bench.states["r"], 0.01)
+    bench.step(0.02)
+    assert not bench.choice.awaits_fill(bench.states["r"], 0.02)
 
 
 def test_prefills_copies_and_reads_are_learned(bench: Bench) -> None:
