@@ -11,7 +11,8 @@ While ``k`` moves through chunks of one tier, each step adds the same to ``load`
 chunk's price from ``C``, and that only grows. So the steps of ``T`` only fall: ``T`` is concave
 there, and least at an end. The best cut is therefore the end of a run of chunks of one tier, or
 nothing: these are all that are tried. The engine's step for the tail is the same in all of them,
-and not counted.
+and not counted. Where only the whole can be used (a sliding window was looked up in front of the
+hit's end, and of no other place), it is the whole or nothing.
 
 **While it runs.** Tiers become slow, and disks stop. At any moment the load has cost ``t`` seconds
 and brought ``k`` chunks, worth ``C(e(0), e(k))``. It is cut, and the rest computed, when
@@ -76,7 +77,7 @@ class Hit:
     parts: int = 1
     """Of each chunk, to be fetched one by one: as many as there are groups of KV."""
     divisible: bool = True
-    """Whether what has come of a load that is cut can be used."""
+    """Whether a part of it can be used, and so what has come of a load that is cut."""
     busy: bool = False
     """Whether the engine computes for others meanwhile."""
 
@@ -143,7 +144,8 @@ class Bargain:
 
 def choose(hit: Hit, costs: LoadCosts) -> Bargain:
     """The best part of a hit to load."""
-    cuts = [0, *accumulate(run.chunks for run in hit.runs)]
+    ends = [0, *accumulate(run.chunks for run in hit.runs)]
+    cuts = ends if hit.divisible else [0, hit.chunks]
 
     def waiting_s(cut: int) -> float:
         computing = costs.compute_s(hit.end(cut), hit.prompt)

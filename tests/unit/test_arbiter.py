@@ -1,6 +1,6 @@
 """Load or compute: where to cut, and when to stop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +49,12 @@ def test_what_takes_as_long_is_computed() -> None:
 def test_a_part_is_loaded_and_a_part_computed() -> None:
     found = hit(Run(Tier.DRAM, 6), Run(Tier.SSD, 4))
     assert choose(found, Machine(ssd_s=0.2, dram_s=0.001)).chunks == 6
+
+
+def test_what_cannot_be_divided_is_loaded_whole_or_not_at_all() -> None:
+    found = replace(hit(Run(Tier.DRAM, 6), Run(Tier.SSD, 4)), divisible=False)
+    assert choose(found, Machine(ssd_s=0.2, dram_s=0.001)).chunks == 10
+    assert choose(found, Machine(ssd_s=0.4, dram_s=0.001)).chunks == 0
 
 
 def test_a_slow_run_in_front_of_a_fast_one_is_loaded_where_both_together_pay() -> None:
