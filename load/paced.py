@@ -28,7 +28,7 @@ TOOLS: Final = {
 MEAN_TOOL_S: Final = statistics.mean(TOOLS.values())
 _TURNS_LEFT: Final = 30
 """That an agent has before it at least."""
-_TRIES: Final = 10_000
+_TRIES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _joined_at(turns: tuple[Turn, ...], tokens: float) -> tuple[int, int] | None
     where it grows past them at once, or is nearly over."""
     length = 0
     for number, turn in enumerate(turns[:-_TURNS_LEFT]):
-        length += turn.appended
+        length = turn.appended + (turns[0].appended + turns[0].output if turn.rewrites else length)
         if length >= tokens:
             return (number, length) if length < 1.1 * tokens else None
         length += turn.output

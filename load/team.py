@@ -7,7 +7,7 @@ short, and what a server learns of tools is true, whatever happens between the s
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +53,19 @@ class _Member:
 class Team:
     """Agents and the server that they work on. One thread uses it."""
 
-    def __init__(self, client: Client, agents: Sequence[PacedAgent]) -> None:
-        """The agents' sessions are called ``agent-0``, ``agent-1``, …"""
+    def __init__(
+        self,
+        client: Client,
+        agents: Sequence[PacedAgent],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
+        """The agents' sessions are called ``agent-0``, ``agent-1``, …; ``pause`` waits for an
+        event at most so many seconds, and returns whether it came."""
         self._client = client
+        self._clock = clock
+        self._pause = pause
         self._members = [_Member(agent, f"agent-{n}") for n, agent in enumerate(agents)]
         self._began = 0.0
         self._turns: list[Turned] = []
@@ -65,7 +75,7 @@ class Team:
         for member, answer in zip(self._members, answers, strict=True):
             member.step = member.agent.step(0.0)
             member.agent.answered(answer)
-            member.turns, member.answered_at = 1, time.perf_counter()
+            member.turns, member.answered_at = 1, self._clock()
 
     @property
     def answers(self) -> list[str]:
@@ -103,14 +113,14 @@ class Team:
             self._client.wait_until_stored(member.session)
 
     def _begin(self) -> None:
-        self._began = time.perf_counter()
+        self._began = self._clock()
         self._turns = []
 
     def _work(self, number: int, seconds: float, stretch: float, over: threading.Event) -> None:
         # Persons come one after another, within the time of one gap.
         wait_s = MEAN_TOOL_S * stretch * (number + 0.5) / len(self._members)
-        while not over.wait(wait_s):
-            left_s = seconds - (time.perf_counter() - self._began)
+        while not self._pause(over, wait_s):
+            left_s = seconds - (self._clock() - self._began)
             step = self._turn(number, left_s, stretch)
             if step is None or step.gap_s is None:
                 return
@@ -121,7 +131,7 @@ class Team:
         before, step = member.step, member.agent.step(left_s, stretch)
         if step is None:
             return None
-        sent = time.perf_counter()
+        sent = self._clock()
         answer = self._client.chat(step.messages, step.max_tokens, member.session, step.expect)
         member.turns += 1
         self._turns.append(
@@ -139,5 +149,5 @@ class Team:
             )
         )
         member.agent.answered(answer.text)
-        member.step, member.answer, member.answered_at = step, answer.text, time.perf_counter()
+        member.step, member.answer, member.answered_at = step, answer.text, self._clock()
         return step
