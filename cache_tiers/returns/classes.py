@@ -46,11 +46,6 @@ class Classes:
         self._narrower: OrderedDict[Name, History] = OrderedDict()
         self._merits = {"hour": 0.0, "turn": 0.0}
 
-    @property
-    def grid(self) -> Grid:
-        """The bins that gaps are counted in."""
-        return self._tally.grid
-
     def __len__(self) -> int:
         """Classes remembered."""
         return len(self._narrower) + 1

@@ -80,7 +80,7 @@ class Curve:
         return begins, math.exp(-self._cumulated[at + 1])
 
     @property
-    def expected(self) -> float:
+    def expected_likelihood(self) -> float:
         """The logarithm of the chance of the bin that the gap will end in, as it is expected to be:
         minus the entropy, in nats."""
         if self._expected is None:

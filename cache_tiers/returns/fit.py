@@ -125,4 +125,6 @@ def _strays(seen: Sequence[_Seen], chance: float) -> bool:
     places are not even, gaps were more regular than was dared to predict: that does no harm."""
     if distance(each.place for each in seen) <= critical(len(seen), chance):
         return False
-    return sum(each.likelihood for each in seen) < sum(each.outlook.expected for each in seen)
+    return sum(each.likelihood for each in seen) < sum(
+        each.outlook.expected_likelihood for each in seen
+    )
