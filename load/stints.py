@@ -134,16 +134,17 @@ def _turns_per_minute(turns: Sequence[Turned]) -> float | None:
 
 
 def _busy_share(stints: Sequence[Stint]) -> float:
-    """Of the time from a stint's first request to its last, how much some request ran."""
+    """Of the time from a stint's first request to its last answer, how much some request ran."""
     busy_s = whole_s = 0.0
     for stint in stints:
-        until = 0.0
-        for turn in sorted(stint.turns, key=lambda turn: turn.sent):
+        turns = sorted(stint.turns, key=lambda turn: turn.sent)
+        until = turns[0].sent
+        for turn in turns:
             end = turn.sent + turn.ended
             busy_s += max(0.0, end - max(until, turn.sent))
             until = max(until, end)
-        whole_s += max(turn.sent for turn in stint.turns) - min(t.sent for t in stint.turns)
-    return busy_s / whole_s if whole_s else 0.0
+        whole_s += until - turns[0].sent
+    return busy_s / whole_s
 
 
 def _live_at_end(stint: Stint) -> int:
