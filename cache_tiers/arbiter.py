@@ -26,11 +26,15 @@ most what was agreed to (mostly the time to the first chunk) and ``SLACK`` of a 
 tier does: as in the rental of skis (Karlin et al. 1988) one pays a little longer for what may turn
 out well, and stops when what was lost reaches a share of the price of buying. The chunks that came
 stay.
+
+Before chunk ``k`` comes the deficit is at most ``D(k) = load(k + 1) − C(e(0), e(k))``. Within a run
+each step adds a chunk's time to ``D`` and takes the price of chunk ``k``, which only grows: ``D``
+rises until that price is the larger one, and only falls from there on. Bisection finds its top.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Protocol
 
 from cache_tiers.types import Tier
@@ -46,8 +50,8 @@ class LoadCosts(Protocol):
     """In seconds."""
 
     def fetch_s(self, dram: int, ssd: int, *, busy: bool) -> float:
-        """To have so many chunks by tier on the device; ``busy``: while the engine computes for
-        others."""
+        """To have so many chunks by tier on the device: a fixed cost, and the same for each of a
+        tier. ``busy``: while the engine computes for others."""
         ...
 
     def compute_s(self, start_token: int, end_token: int) -> float:
@@ -100,6 +104,22 @@ class Hit:
         return min(self.start + chunks * self.chunk_tokens, self.prompt - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What ``fetch_s`` is made of, taken once for many answers: each costs medians."""
+
+    fixed_s: float
+    chunk_s: dict[Tier, float]
+    """With all its parts."""
+
+    @classmethod
+    def of(cls, hit: Hit, costs: LoadCosts) -> "_Prices":
+        fixed_s = costs.fetch_s(0, 0, busy=hit.busy)
+        dram_s = costs.fetch_s(hit.parts, 0, busy=hit.busy) - fixed_s
+        ssd_s = costs.fetch_s(0, hit.parts, busy=hit.busy) - fixed_s
+        return cls(fixed_s, {Tier.DRAM: dram_s, Tier.SSD: ssd_s})
+
+
 class Bargain:
     """A load that was agreed to: ``chunks`` of a hit, none of them when computing is better."""
 
@@ -107,7 +127,7 @@ class Bargain:
         self.hit = hit
         self.chunks = chunks
         self._costs = costs
-        self._agreed_s = max(self._deficits(), default=0.0)
+        self._agreed_s = self._largest_deficit()
 
     def holds(self, arrived: int, elapsed_s: float) -> bool:
         """Whether to go on, ``elapsed_s`` after the load began, with the first ``arrived`` chunks
@@ -118,11 +138,33 @@ class Bargain:
             return False
         return self._rest_s(arrived) <= (1 + SLACK) * self._worth_s(kept, self.chunks)
 
-    def _deficits(self) -> list[float]:
+    def _largest_deficit(self) -> float:
         """As it is expected to go: what will have been spent when the next chunk comes, less what
         those before it are worth."""
-        fetched = (self._fetch_s(k + 1) for k in range(self.chunks))
-        return [spent - self._worth_s(0, self._kept(k)) for k, spent in enumerate(fetched)]
+        prices = _Prices.of(self.hit, self._costs)
+        largest, spent, first = 0.0, prices.fixed_s, 0
+        for run in self.hit.runs:
+            chunks = min(run.chunks, self.chunks - first)
+            if chunks <= 0:
+                break
+            chunk_s = prices.chunk_s[run.tier]
+            top = first + chunks - 1
+            if self.hit.divisible:
+                top = self._top(first, top, chunk_s)
+            deficit = spent + (top - first + 1) * chunk_s - self._worth_s(0, self._kept(top))
+            largest = max(largest, deficit)
+            spent += chunks * chunk_s
+            first += chunks
+        return largest
+
+    def _top(self, first: int, last: int, chunk_s: float) -> int:
+        """Before which of a run's chunks the deficit is largest: the first one that is dearer to
+        compute than to load."""
+
+        def is_dear(chunk: int) -> bool:
+            return self._worth_s(chunk, chunk + 1) >= chunk_s
+
+        return first + bisect_left(range(first, last), True, key=is_dear)
 
     def _kept(self, arrived: int) -> int:
         """Of those that arrived, what a cut leaves."""
@@ -144,15 +186,16 @@ class Bargain:
 
 def choose(hit: Hit, costs: LoadCosts) -> Bargain:
     """The best part of a hit to load."""
-    ends = [0, *accumulate(run.chunks for run in hit.runs)]
-    cuts = ends if hit.divisible else [0, hit.chunks]
-
-    def waiting_s(cut: int) -> float:
-        computing = costs.compute_s(hit.end(cut), hit.prompt)
-        if not cut:
-            return computing
-        dram, ssd = hit.upto(cut)
-        return _CAUTION * costs.fetch_s(dram, ssd, busy=hit.busy) + computing
-
-    # Of equals the longest: what is loaded leaves the engine to others.
-    return Bargain(hit, min(reversed(cuts), key=waiting_s), costs)
+    prices = _Prices.of(hit, costs)
+    best, best_s = 0, costs.compute_s(hit.end(0), hit.prompt)
+    cut, load_s = 0, prices.fixed_s
+    for run in hit.runs:
+        cut += run.chunks
+        load_s += run.chunks * prices.chunk_s[run.tier]
+        if cut < hit.chunks and not hit.divisible:
+            continue
+        waiting_s = _CAUTION * load_s + costs.compute_s(hit.end(cut), hit.prompt)
+        # Of equals the longest: what is loaded leaves the engine to others.
+        if waiting_s <= best_s:
+            best, best_s = cut, waiting_s
+    return Bargain(hit, best, costs)

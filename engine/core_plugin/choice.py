@@ -86,17 +86,7 @@ class Choice:
     def judge(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Bargain:
         """How many of ``keys``, chunks in prefix order below the device, are worth loading, for a
         prompt of so many tokens of which those before ``start`` are on the device."""
-        tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)
-        hit = Hit(
-            start=start,
-            prompt=prompt,
-            chunk_tokens=self._chunk_tokens,
-            runs=[Run(tier, sum(1 for _ in run)) for tier, run in groupby(tiers)],
-            parts=self._groups,
-            divisible=self._groups == 1,
-            busy=self._busy,
-        )
-        return choose(hit, self._costs)
+        return choose(self._hit(keys, start, prompt), self._costs)
 
     def worth(self, chain: Sequence[ChunkKey], there: int) -> int:
         """Of a session's chain, up to where it is worth bringing up before its prompt is known;
@@ -109,12 +99,16 @@ class Choice:
         self, state: RequestOffloadState, tokens: int, record: RequestRecord | None, now: float
     ) -> int:
         """Of the ``tokens`` found below the device for a request, how many to load. May be asked
-        again for one that found no room."""
+        again for one that found no room: every step, and what was agreed to holds for as long as
+        the same is found."""
         first = state.num_locally_computed_tokens // self._chunk_tokens
         behind = -(-(state.num_locally_computed_tokens + tokens) // self._chunk_tokens)
         keys = [ChunkKey(key) for key in state.group_states[0].offload_keys[first:behind]]
-        bargain = self.judge(keys, first * self._chunk_tokens, state.req.num_tokens)
-        self._agreed[state.req.request_id] = bargain
+        hit = self._hit(keys, first * self._chunk_tokens, state.req.num_tokens)
+        bargain = self._agreed.get(state.req.request_id)
+        if bargain is None or (bargain.hit.start, bargain.hit.runs) != (hit.start, hit.runs):
+            bargain = choose(hit, self._costs)
+            self._agreed[state.req.request_id] = bargain
         left = keys[bargain.chunks :]
         if record is not None:
             record.failure = MissReason.RECOMPUTE_CHEAPER if left else None
@@ -198,6 +192,18 @@ class Choice:
         )
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _hit(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Hit:
+        tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)
+        return Hit(
+            start=start,
+            prompt=prompt,
+            chunk_tokens=self._chunk_tokens,
+            runs=[Run(tier, sum(1 for _ in run)) for tier, run in groupby(tiers)],
+            parts=self._groups,
+            divisible=self._groups == 1,
+            busy=self._busy,
+        )
 
     def _look(self, states: "dict[str, RequestOffloadState]", now: float) -> None:
         def prefill(request_id: str) -> Prefill:

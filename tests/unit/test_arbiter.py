@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +111,24 @@ def test_a_tier_that_became_slow_is_left_at_once() -> None:
     assert bargain.holds(10, 0.1), "nothing is left to cut"
 
 
+def test_a_long_hit_takes_few_questions() -> None:
+    @dataclass
+    class Asked(Machine):
+        questions: int = 0
+
+        def fetch_s(self, dram: int, ssd: int, *, busy: bool) -> float:
+            self.questions += 1
+            return super().fetch_s(dram, ssd, busy=busy)
+
+        def compute_s(self, start: int, end: int) -> float:
+            self.questions += 1
+            return super().compute_s(start, end)
+
+    machine = Asked(ssd_s=0.01, dram_s=0.001)
+    assert choose(hit(Run(Tier.DRAM, 4000), Run(Tier.SSD, 4000)), machine).chunks == 8000
+    assert machine.questions < 50
+
+
 _RUNS = st.lists(st.builds(Run, st.sampled_from([Tier.DRAM, Tier.SSD]), st.integers(1, 12)))
 _MACHINES = st.builds(
     Machine,
@@ -132,6 +151,23 @@ def test_no_other_cut_is_better(runs: list[Run], machine: Machine, start: int) -
     best = waits(choose(found, machine).chunks)
     # The last chunk of a prompt has a token less to save: the proof is for whole ones.
     assert all(best <= waits(cut) + 1e-9 for cut in range(found.chunks + 1))
+
+
+@given(_RUNS, _MACHINES, st.booleans())
+def test_no_deficit_on_the_way_is_larger_than_agreed(
+    runs: list[Run], machine: Machine, divisible: bool
+) -> None:
+    found = replace(hit(*runs), divisible=divisible)
+
+    def deficit(arrived: int) -> float:
+        kept = arrived if divisible else 0
+        spent = machine.fetch_s(*found.upto(arrived + 1), busy=False)
+        return spent - machine.compute_s(0, found.end(kept))
+
+    for chunks in {0, found.chunks // 2, found.chunks}:
+        largest = max(map(deficit, range(chunks)), default=0.0)
+        agreed = Bargain(found, chunks, machine)._agreed_s
+        assert agreed == pytest.approx(max(largest, 0.0), abs=1e-9)
 
 
 @given(_RUNS, _MACHINES, st.data())

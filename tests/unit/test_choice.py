@@ -136,6 +136,16 @@ def test_what_is_in_dram_is_loaded_in_front_of_a_slow_disk(bench: Bench) -> None
     assert bench.choice.asked(state, 8 * TOKENS, bench.record, 0.0) == 4 * TOKENS
 
 
+def test_who_finds_no_room_keeps_what_was_agreed_to_while_the_same_is_found(bench: Bench) -> None:
+    bench.disk(0.01)
+    state = bench.request(10)
+    assert bench.choice.asked(state, 10 * TOKENS, bench.record, 0.0) == 10 * TOKENS
+    bench.disk(1.0)
+    assert bench.choice.asked(state, 10 * TOKENS, bench.record, 0.1) == 10 * TOKENS
+    bench.tiers.in_dram.add(key(0))
+    assert bench.choice.asked(state, 10 * TOKENS, bench.record, 0.2) == TOKENS
+
+
 def test_of_a_chain_as_much_comes_up_as_a_request_would_load(bench: Bench) -> None:
     bench.disk(1.0)
     bench.tiers.in_dram.update(key(number) for number in range(6))
