@@ -6,6 +6,10 @@ a prefill is over once its request has a token, so that is what is measured: an 
 step in which some prefill begins to the first moment at which all that began meanwhile have a
 token. What steps without any prefill take is measured too, and taken off for every step of an
 episode: the rest is what computing its tokens costs.
+
+Under load prefills overlap without end. An episode is therefore over after ``MOST_STEPS`` steps at
+the latest, when the next one is handed over. What then still runs is the next one's to wait for, as
+what ran when this one began was this one's: it is off by a step, if at all.
 """
 
 import statistics
@@ -16,6 +20,8 @@ from enum import Enum, auto
 Piece = tuple[int, int]
 """Tokens of a prompt computed in one step: the first, and the one behind the last."""
 
+MOST_STEPS = 32
+"""Of an episode."""
 _PLAIN_STEPS = 9
 
 
@@ -58,17 +64,20 @@ class Steps:
             self._plain_since = None
         if not self._pieces:
             return
-        states = {prefill(request) for request in self._open}
-        if Prefill.GONE not in states and Prefill.RUNS in states:
+        states = {request: prefill(request) for request in self._open}
+        if Prefill.GONE in states.values():
+            self._forget()
             return
-        if Prefill.GONE not in states:
-            self._learn(self._pieces, now - self._began - self._steps * self.step_s)
-        self._pieces, self._steps = [], 0
-        self._open.clear()
+        # Once it is over its request may end, and nobody will know it any more.
+        self._open = {request for request, state in states.items() if state is Prefill.RUNS}
+        if not self._open:
+            self._end(now)
 
     def begin(self, pieces: Mapping[str, Piece], *, computes: bool, now: float) -> None:
         """A step is handed over. ``pieces``: of prefills, by request; ``computes``: whether it
         holds anything at all."""
+        if self._steps == MOST_STEPS:
+            self._end(now)
         if pieces and not self._pieces:
             self._began = now
         self._pieces += pieces.values()
@@ -77,3 +86,11 @@ class Steps:
             self._steps += 1
         elif computes:
             self._plain_since = now
+
+    def _end(self, now: float) -> None:
+        self._learn(self._pieces, now - self._began - self._steps * self.step_s)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pieces, self._steps = [], 0
+        self._open.clear()

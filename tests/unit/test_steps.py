@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.core_plugin.steps import Piece, Prefill, Steps
+from engine.core_plugin.steps import MOST_STEPS, Piece, Prefill, Steps
 
 
 class Engine:
@@ -84,6 +84,29 @@ def test_one_that_is_gone_teaches_nothing() -> None:
     ((pieces, seconds),) = engine.learned
     assert pieces == [(0, 700)]
     assert seconds == pytest.approx(1.98)
+
+
+def test_one_that_is_over_may_go_while_others_run() -> None:
+    engine = Engine()
+    engine.step(1.0, a=(0, 500), b=(0, 300), answers=["a"])
+    engine.states["a"] = Prefill.GONE
+    engine.step(1.0, b=(300, 800), answers=["b"])
+    ((pieces, seconds),) = engine.learned
+    assert pieces == [(0, 500), (0, 300), (300, 800)]
+    assert seconds == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_prefills_that_overlap_without_end_are_learned(late: bool) -> None:
+    engine = Engine(late=late)
+    for number in range(4 * MOST_STEPS):
+        before, name = f"r{number - 1}", f"r{number}"
+        pieces = {name: (0, 100)} | ({before: (100, 200)} if number else {})
+        engine.step(0.5, answers=[before] if number else [], **pieces)
+    assert len(engine.learned) >= 3
+    for pieces, seconds in engine.learned:
+        assert len(pieces) <= 2 * MOST_STEPS
+        assert seconds == pytest.approx(0.25 * len(pieces), rel=0.05)
 
 
 def test_before_any_plain_step_all_is_computing() -> None:
