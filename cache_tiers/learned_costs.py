@@ -19,6 +19,10 @@ _FORGET = 0.95
 """Of a prefill, at each later one: half is gone after 14. Machines are shared, and the choice is
 made on what they can do now."""
 _RECENT = 9
+_LONGEST_LEAD_S = 0.5
+"""A lead above that was somebody's slow upload. Taken as it is, a few of these would make every
+chain one that loads within the lead, which nobody prefetches; so much is no more than a large
+prompt's template and tokens take."""
 
 
 class LearnedCosts:
@@ -45,8 +49,9 @@ class LearnedCosts:
         self._overhead[busy].add(seconds - self._transfer_s(dram, ssd))
 
     def led(self, seconds: float) -> None:
-        """From a request's first byte to the question for its chunks."""
-        self._lead.add(seconds)
+        """From a request's first byte to the question for its chunks. All clients' leads are one:
+        none of them counts for more than ``_LONGEST_LEAD_S``."""
+        self._lead.add(min(seconds, _LONGEST_LEAD_S))
 
     # --- Costs -------------------------------------------------------------------------------
 

@@ -61,6 +61,13 @@ def test_the_lead_is_what_it_mostly_is() -> None:
     assert costs.lead_s == 0.02
 
 
+def test_slow_uploads_make_no_lead_that_all_chains_load_within() -> None:
+    costs = LearnedCosts(3 * MIB)
+    for _ in range(9):
+        costs.led(40.0)
+    assert costs.lead_s == 0.5
+
+
 def test_a_slow_disk_turns_hits_into_misses_and_a_fast_one_back() -> None:
     costs = LearnedCosts(3 * MIB)
     costs.prefilled([(0, 1280)], 0.5)
