@@ -3,10 +3,10 @@ is: recorded coding agents in a closed loop, simulated (``load/simulate``) with 
 with what others do, and with an offline optimum.
 
 The grid: users, room, SSD bandwidth, KV bytes a token. *Live KV* is that of the sessions that users
-have open, on average over time in a run in which everything fits; room is a share of that. What
-runs is in that room and cannot go; it may be more than the room, for requests are not refused. The
-engine can run an eighth of live KV at a time, a million tokens at least; 256 users have four
-engines' worth of computing, so that in the run in which everything fits none is short of it.
+have open, on average over time in a run in which everything fits; room is a share of that. It is
+all the memory there is above the SSD: what runs is in it, too, and cannot go, and requests wait
+until it has room for them (one alone never waits). 256 users have four engines' worth of computing,
+so that where everything fits none is short of it.
 
 *Hot* is the share of reusable tokens that were on the device or in DRAM when the scheduler asked;
 the others were *late*, loaded while the request waited, or *recomputed*.

@@ -28,7 +28,6 @@ WARM_UP: Final = 0.25
 PLAN_EVERY_S: Final = 0.5
 """Ten times as long as the engine lets pass, which costs Valet about a point."""
 USERS_AN_ENGINE: Final = 64
-LEAST_RUNNING_TOKENS: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,10 @@ def run(
     cell: Cell, requests: Sequence[Request], block_tokens: int, gaps: Mapping[Awaits, Curve]
 ) -> Result:
     """One cell, from an empty DRAM."""
+    room = cell.share * cell.live_tokens * cell.kv_bytes
     hardware = Hardware(
-        dram_bytes=cell.share * cell.live_tokens * cell.kv_bytes,
-        device_bytes=max(LEAST_RUNNING_TOKENS, cell.live_tokens / 8) * cell.kv_bytes,
+        dram_bytes=room,
+        device_bytes=room,
         ssd_bandwidth=cell.ssd_gb_s * 1e9,
         kv_bytes=cell.kv_bytes,
     )

@@ -58,22 +58,30 @@ class Link:
         """Whether a request waits for a load, or will."""
         return bool(self._demands)
 
-    def wait_s(self, session: Session, upto: int, now: float) -> float:
-        """How long it takes until so much of the session is there, behind what others wait for."""
+    def wait_s(self, session: Session, now: float) -> float:
+        """How long it takes until what is loaded for the session is there, behind what others wait
+        for."""
         self.sync(now)
         chunks = 0
         for job in self._demands:
             chunks += job.upto - job.session.present[self._level]
             if job.session is session:
-                return chunks / self._rate
-        return (chunks + max(0, upto - session.present[self._level])) / self._rate
+                break
+        return chunks / self._rate
 
     def demand(self, session: Session, upto: int, now: float, done: Done) -> None:
-        """Load for a request; ``done`` is called when so much is there. It claims the room."""
-        if self._job is not None and self._job.done is None:
+        """Load for a request, which has claimed the room; ``done`` is called when so much is there.
+        Asked again, it loads so much instead."""
+        asked = next((job for job in self._demands if job.session is session), None)
+        if asked is not None and asked.upto == upto:
+            return
+        if self._job is not None and (self._job.done is None or self._job is asked):
             self._interrupt(now)
         self._drop_fetch(session)
-        self._demands.append(_Job(session, upto, done))
+        if asked is None:
+            self._demands.append(_Job(session, upto, done))
+        else:
+            asked.upto = upto
 
     def drop(self, session: Session, now: float) -> None:
         """Nothing is to be loaded for the session any more."""

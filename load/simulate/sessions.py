@@ -95,18 +95,22 @@ class Sessions:
         self._opened(session, now)
         return known
 
-    def take(self, tier: Tier, session: Session, chunks: int, now: float) -> None:
-        """Room for so much of a session that is in use."""
+    def take(self, tier: Tier, session: Session, chunks: int, now: float, *, in_use: bool) -> int:
+        """Room for so many leading chunks of a session whose turn is under way; unless they are in
+        use, only as much as there is. Returns how many have room."""
         more = chunks - session.claimed[tier.level]
         if more > 0:
             tier.make_room(more, now)
-            tier.claim(session, chunks, now)
+            if not in_use:
+                more = max(0, int(min(more, tier.room)))
+            tier.claim(session, session.claimed[tier.level] + more, now)
+        return session.claimed[tier.level]
 
     def end(self, session: Session, answer: Runs, now: float) -> None:
         """A turn ends; all of the chain is everywhere. Nothing is cut before ``rest``."""
         self.chains.extend(session, answer)
         for tier in self.hot_tiers:
-            self.take(tier, session, self.chains.chunks(session), now)
+            self.take(tier, session, self.chains.chunks(session), now, in_use=True)
             session.present[tier.level] = self.chains.chunks(session)
         session.locked = False
         self._opened(session, now)
@@ -124,8 +128,8 @@ class Sessions:
 
     def store(self, session: Session, now: float) -> None:
         """Write what SSD has not of a session."""
-        self.take(self.ssd, session, self.chains.chunks(session), now)
-        session.present[SSD] = session.claimed[SSD]
+        chunks = self.chains.chunks(session)
+        session.present[SSD] = self.take(self.ssd, session, chunks, now, in_use=False)
 
     def stored(self, session: Session) -> int:
         """Chunks that SSD has; where it has no limit, all that was ever computed."""

@@ -126,35 +126,48 @@ class Simulation:
         turn = _Turn(visit, session, now, reusable, blocks)
         lead_s = self._config.engine.lead(request.input_tokens)
         if self._config.load_at is LoadAt.FIRST_BYTE:
-            self._load(turn, lead_s, now)
+            self._load(turn, now)
         self._schedule(now + lead_s, lambda now: self._wait(turn, now))
         self._changed()
 
     def _wait(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
         self._queue.append(turn)
-        if self._config.load_at >= LoadAt.QUEUED:
-            self._load(turn, 0.0, now)
+        self._look_ahead(now)
 
-    def _load(self, turn: _Turn, spare_s: float, now: float) -> bool:
-        """Load what is missing if that is quicker than to compute it, ``spare_s`` of it being
-        nobody's loss; returns whether it is being loaded."""
+    def _look_ahead(self, now: float) -> None:
+        """Load for those that wait, the first first, as far as there is room."""
+        if self._config.load_at >= LoadAt.QUEUED:
+            for turn in self._queue:
+                if not self._load(turn, now):
+                    return
+
+    def _load(self, turn: _Turn, now: float, *, running: bool = False) -> bool:
+        """Load what is missing; for a request that does not run yet, as far as there is room.
+        Returns whether there was for all of it."""
         sessions, session = self._sessions, turn.session
-        loads = sessions.loads
-        loads.sync(now)
         here = max(session.present[DRAM], min(session.present[DEVICE], turn.reusable))
         upto = min(turn.reusable, sessions.stored(session))
         if here >= upto:
-            return False
-        wait_s = loads.wait_s(session, upto, now) - spare_s
-        if wait_s > self._config.engine.prefill(here * self._tokens, upto * self._tokens):
-            loads.drop(session, now)
-            return False
-        if not loads.loading(session):
-            sessions.take(sessions.dram, session, upto, now)
+            return True
+        claimed = sessions.take(sessions.dram, session, upto, now, in_use=running)
+        if here < claimed:
             session.present[DRAM] = here
-            loads.demand(session, upto, now, partial(self._loaded, turn))
-        return True
+            sessions.loads.demand(session, min(upto, claimed), now, partial(self._loaded, turn))
+        return claimed >= upto
+
+    def _load_or_compute(self, turn: _Turn, now: float) -> bool:
+        """Whether what is missing is loaded: only where that is quicker than to compute it."""
+        self._load(turn, now, running=True)
+        session, loads = turn.session, self._sessions.loads
+        if not loads.loading(session):
+            return False
+        wait_s = loads.wait_s(session, now)
+        start, end = session.present[DRAM], min(turn.reusable, self._sessions.stored(session))
+        if wait_s <= self._config.engine.prefill(start * self._tokens, end * self._tokens):
+            return True
+        loads.drop(session, now)
+        return False
 
     def _serve(self, now: float) -> None:
         """The scheduler asks for the KV of requests as long as it can begin them."""
@@ -174,7 +187,7 @@ class Simulation:
         self._blocks += turn.blocks
         for tier in sessions.tiers:
             tier.share(session, now)
-        turn.loads = self._load(turn, 0.0, now)
+        turn.loads = self._load_or_compute(turn, now)
         device = min(turn.reusable, session.present[DEVICE])
         hot = max(device, min(turn.reusable, session.present[DRAM]))
         turn.start = min(turn.reusable, sessions.stored(session)) if turn.loads else hot
@@ -189,7 +202,7 @@ class Simulation:
         )
         self._tally.in_use.set(self._blocks * tokens, now)
         for tier in sessions.hot_tiers:
-            sessions.take(tier, session, sessions.chains.chunks(session), now)
+            sessions.take(tier, session, sessions.chains.chunks(session), now, in_use=True)
         turn.waits = int(turn.loads)
         if hot > device:
             turn.waits += 1
@@ -248,4 +261,5 @@ class Simulation:
         sessions.rest(session, now)
         if last:
             sessions.leave(session, now)
+        self._look_ahead(now)
         self._changed()
