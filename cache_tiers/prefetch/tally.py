@@ -47,9 +47,10 @@ class PrefetchTally:
         return self._counts.wasted * self._chunk_bytes
 
     def fetched(self, session: SessionKey, start: int, end: int) -> None:
-        """The chunks ``start … end`` of the session have come; they follow on those before."""
-        first, _ = self._unasked.get(session, (start, end))
-        self._unasked[session] = (min(first, start), end)
+        """The chunks ``start … end`` of the session have come; with those before they make one
+        run, in whatever order they come."""
+        first, last = self._unasked.get(session, (start, end))
+        self._unasked[session] = (min(first, start), max(last, end))
         self._add(fetched=end - start)
 
     def holds(self, session: SessionKey, chunks: int) -> None:

@@ -161,19 +161,22 @@ class ControlDesk:
         *,
         deadline_ms: int = FILL_MS,
     ) -> "Future[bytes]":
-        """Bring the session's first ``upto`` chunks to the device."""
-        return self._run(
-            session,
-            lambda now: DeviceFill(
+        """Bring the session's first ``upto`` chunks to the device, all when None. Where ``upto`` is
+        given nobody has asked for it, and it comes too late once a request of the session runs."""
+
+        def begin(now: float) -> DeviceFill:
+            too_late = upto is not None and not self.is_quiet(session)
+            return DeviceFill(
                 self,
                 session,
                 deadline_ms,
                 now,
-                upto=upto,
+                upto=0 if too_late else upto,
                 keep_share=keep_share,
                 on_failed=on_failed,
-            ),
-        )
+            )
+
+        return self._run(session, begin)
 
     def poll(self, now: float) -> None:
         """Give open operations their turn: of one session's, the first; the others wait for it."""

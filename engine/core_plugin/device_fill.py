@@ -82,7 +82,8 @@ class DeviceFill:
         ]
         self._spare = blocks[len(items) :]
         self._stream = LoadStream(items, now=now, patience_s=LOAD_PATIENCE_S)
-        filler.open_fill(self._stream, blocks)
+        if items:
+            filler.open_fill(self._stream, blocks)
 
     def poll(self, now: float) -> Reply | None:
         """See Operation."""

@@ -13,7 +13,7 @@ vLLM asks for a number of chunks at a time and counts references; what is refere
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
@@ -57,6 +57,7 @@ class DramPolicy(CachePolicy):
         self._standings: dict[OffloadKey, Standing] = {}
         """Of chunks that are here and not ORDINARY."""
         self._owners: dict[OffloadKey, SessionKey] = {}
+        self._held: Counter[SessionKey] = Counter()
         self._of_standing: dict[Standing, _Bucket] = {each: OrderedDict() for each in Standing}
         """Those that are not ORDINARY, and those without an owner."""
         self._of_session: dict[SessionKey, _Bucket] = {}
@@ -68,8 +69,8 @@ class DramPolicy(CachePolicy):
         self._sessions = sessions
 
     def held(self, session: SessionKey) -> int:
-        """Chunks that count as the session's."""
-        return len(self._of_session.get(session, ()))
+        """Chunks that count as the session's, those that it has not left behind."""
+        return self._held[session]
 
     @property
     def loose(self) -> int:
@@ -88,9 +89,13 @@ class DramPolicy(CachePolicy):
                 self._owners.pop(key, None)
             else:
                 self._owners[key] = session
-            self._bucket(key)[key] = None
+            self._enter(key)
             touched |= {before, session}
         self._tell(touched)
+
+    def disown(self, session: SessionKey) -> None:
+        """The session is gone; what is here of it is nobody's."""
+        self.own([key for key, owner in self._owners.items() if owner == session], None)
 
     def rank(self, keys: Iterable[ChunkKey], standing: Standing) -> None:
         """Give chunks that are here another standing."""
@@ -103,7 +108,7 @@ class DramPolicy(CachePolicy):
                 self.idle_pinned += (standing is _PINNED) - (before is _PINNED)
             self._leave(key)
             self._note(key, standing)
-            self._bucket(key)[key] = None
+            self._enter(key)
             touched.add(self._owners.get(key))
         self._tell(touched)
 
@@ -117,7 +122,7 @@ class DramPolicy(CachePolicy):
         """vLLM's. It has no owner until ``own``."""
         self.chunks[key] = chunk
         self._note(key, self.standing_of(ChunkKey(key)))
-        self._bucket(key)[key] = None
+        self._enter(key)
         if chunk.ref_cnt == 0:
             self.mark_evictable(key)
 
@@ -215,13 +220,25 @@ class DramPolicy(CachePolicy):
         self._standings.pop(key, None)
         self._owners.pop(key, None)
 
+    def _enter(self, key: OffloadKey) -> None:
+        """Put a chunk into its bucket."""
+        self._bucket(key)[key] = None
+        if (owner := self._owners.get(key)) and self._standing(key) is not _SUPERSEDED:
+            self._held[owner] += 1
+
     def _leave(self, key: OffloadKey) -> None:
         """Take a chunk out of its bucket."""
         bucket = self._bucket(key)
         del bucket[key]
         owner = self._owners.get(key)
-        if not bucket and owner is not None and self._of_session.get(owner) is bucket:
+        if owner is None:
+            return
+        if not bucket and self._of_session.get(owner) is bucket:
             del self._of_session[owner]
+        if self._standing(key) is not _SUPERSEDED:
+            self._held[owner] -= 1
+            if not self._held[owner]:
+                del self._held[owner]
 
     def _bucket(self, key: OffloadKey) -> _Bucket:
         """Where a chunk belongs."""

@@ -7,7 +7,7 @@ itself after a few milliseconds. What arrives is pinned by nobody; the order of 
 session.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from cache_tiers.types import ChunkKey, MissReason, SessionKey
@@ -27,9 +27,15 @@ class Fetches:
         self._manager = manager
         self._urgent: dict[SessionKey, deque[Piece]] = {}
         self._planned: dict[SessionKey, deque[Piece]] = {}
-        self._reading: dict[ChunkKey, tuple[SessionKey, int]] = {}
+        self._reading: dict[ChunkKey, tuple[SessionKey, int | None]] = {}
+        """Whose each is, and its place in the chain; None when nobody counts it any more."""
         self._starting: tuple[SessionKey, dict[ChunkKey, int]] | None = None
         """Whose reads are being started, and the place of each."""
+        self.is_known: Callable[[SessionKey], bool] = lambda _: True
+        """Whether a session is still there: what comes for one that is gone is dropped."""
+        self._arrived: Counter[SessionKey] = Counter()
+        """Urgent chunks that have come, or are on their way, and were not asked for yet."""
+        self._is_over = False
         self.on_failing: Callable[[SessionKey, MissReason], None] = lambda *_: None
         """Told of a chunk that could not be read: what follows it is not fetched."""
         self.on_fetched: Callable[[SessionKey, int], None] = lambda *_: None
@@ -39,14 +45,9 @@ class Fetches:
         """Whether anything is left to do."""
         return bool(self._urgent or self._planned or self._reading)
 
-    @property
-    def planned(self) -> bool:
-        """Whether a plan is being carried out."""
-        return bool(self._planned)
-
     def want(self, session: SessionKey, pieces: Iterable[Piece]) -> None:
         """Bring these up at once, in this order; what is on its way or in DRAM already stays."""
-        away = deque(self._missing(pieces))
+        away = deque(self._missing(session, pieces))
         self._planned.pop(session, None)
         if away:
             self._urgent[session] = away
@@ -57,28 +58,55 @@ class Fetches:
         self._planned = {
             session: away
             for session, pieces in plan
-            if session not in self._urgent and (away := deque(self._missing(pieces)))
+            if session not in self._urgent and (away := deque(self._missing(session, pieces)))
         }
 
     def forget(self, session: SessionKey) -> None:
-        """The session's request has its own load now, or the session is gone."""
+        """Bring no more up for the session."""
         self._urgent.pop(session, None)
         self._planned.pop(session, None)
+        self._arrived.pop(session, None)
+
+    def release(self, session: SessionKey) -> int:
+        """The session's request has its own load now, or the session is gone: what is being read
+        for it still comes, and counts for nobody. Returns how many chunks that are."""
+        self.forget(session)
+        flying = [key for key, (owner, _) in self._reading.items() if owner == session]
+        for key in flying:
+            self._reading[key] = (session, None)
+        return len(flying)
 
     def flying(self, session: SessionKey) -> int:
         """Chunks being read for a session."""
         return sum(owner == session for owner, _ in self._reading.values())
 
-    def advance(self, now: float, *, loads_wait: bool) -> None:
-        """Start what may be started. ``loads_wait``: a request waits for a load."""
+    def take_over(self) -> bool:
+        """Whether a session's fetch has ended since the last call."""
+        over, self._is_over = self._is_over, False
+        return over
+
+    def advance(self, now: float, *, loads_wait: bool, reads: int) -> None:
+        """Start what may be started. ``loads_wait``: a request waits for a load; ``reads``: chunks
+        that may be on their way for this at all."""
+        # The first in the queue are not to be pushed out by the last, and others want room too.
+        room = self._manager.capacity * 3 // 4 - self._arrived.total()
         for session in list(self._urgent):
-            self._start(session, self._urgent, now, len(self._urgent[session]))
-        if loads_wait:
-            return
-        while self._planned and len(self._reading) <= PLANNED_AT_ONCE - CHUNKS_PER_READ:
-            under_way = len(self._reading)
-            self._start(next(iter(self._planned)), self._planned, now, CHUNKS_PER_READ)
-            if len(self._reading) == under_way:
+            if room <= 0:
+                # What is left their requests load themselves.
+                self._urgent.clear()
+                break
+            most = min(reads - len(self._reading), room)
+            if most <= 0:
+                return
+            started = self._start(session, self._urgent, now, most)
+            self._arrived[session] += started
+            room -= started
+        while self._planned and not loads_wait:
+            most = min(PLANNED_AT_ONCE, reads) - len(self._reading)
+            if most <= 0:
+                return
+            session = next(iter(self._planned))
+            if not self._start(session, self._planned, now, min(CHUNKS_PER_READ, most)):
                 return
 
     def _start(
@@ -87,25 +115,32 @@ class Fetches:
         queues: dict[SessionKey, deque[Piece]],
         now: float,
         most: int,
-    ) -> None:
-        queue = queues[session]
+    ) -> int:
+        """How many chunks were started. Where DRAM gives no room and nothing is on its way that
+        could, the session's are given up: nobody may wait for that."""
+        queue, before = queues[session], len(self._reading)
         pieces = [queue.popleft() for _ in range(min(most, len(queue)))]
         places = {key: place for place, key in pieces}
         self._starting = session, places
         self._manager.bring(list(places), self, now, break_pins=False, owner=session)
-        queue.extendleft(reversed(self._missing(pieces)))
-        if not queue:
+        queue.extendleft(reversed(self._missing(session, pieces)))
+        if not queue or not self._reading:
             queues.pop(session, None)
+        return len(self._reading) - before
 
-    def _missing(self, pieces: Iterable[Piece]) -> list[Piece]:
+    def _missing(self, session: SessionKey, pieces: Iterable[Piece]) -> list[Piece]:
+        """Those that have to be read, up to the first that is nowhere: what is behind it would be
+        of no use."""
         dram, ssd = self._manager.dram, self._manager.ssd
-        if ssd is None:
-            return []
-        return [
-            (place, key)
-            for place, key in pieces
-            if not dram.has_or_awaits(key) and ssd.contains(key)
-        ]
+        missing = []
+        for place, key in pieces:
+            if dram.has_or_awaits(key):
+                continue
+            if ssd is None or not ssd.contains(key):
+                self.on_failing(session, MissReason.EVICTED)
+                break
+            missing.append((place, key))
+        return missing
 
     # --- ReadWaiter -----------------------------------------------------------------------------
 
@@ -123,10 +158,15 @@ class Fetches:
         """See ReadWaiter."""
         for key in list(keys):
             self._manager.unpin([key])
-            awaited = self._reading.pop(key, None)
-            if awaited is not None:
+            session, place = self._reading.pop(key, (None, None))
+            if session is None:
+                continue
+            if not self.is_known(session):
+                self._manager.dram.drop([key])
+            elif place is not None:
                 self._manager.mark_prefetched([key])
-                self.on_fetched(*awaited)
+                self.on_fetched(session, place)
+            self._is_over |= not self._is_wanted(session)
 
     def on_failed(self, key: ChunkKey, reason: MissReason) -> None:
         """See ReadWaiter. What follows in its chain would be useless."""
@@ -134,3 +174,9 @@ class Fetches:
         if awaited is not None:
             self.forget(awaited[0])
             self.on_failing(awaited[0], reason)
+            self._is_over = True
+
+    def _is_wanted(self, session: SessionKey) -> bool:
+        """Whether more is to come for a session."""
+        queued = session in self._urgent or session in self._planned
+        return queued or bool(self.flying(session))

@@ -28,6 +28,8 @@ class Load:
     request_id: str
     stream: LoadStream
     on_end: OnEnd
+    waited_for: bool
+    """Whether a request waits for it."""
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class Loads:
 
     def open(self, request_id: str, stream: LoadStream, on_end: OnEnd, now: float) -> None:
         """Begin a load. What it needs of DRAM is pinned at once."""
-        self._loads.append(Load(request_id, stream, on_end))
+        self._loads.append(Load(request_id, stream, on_end, waited_for=request_id != FILL))
         here = [item.key for item in stream.items if self._manager.dram.has(item.key)]
         self._manager.bring(here, stream, now)
 
@@ -69,7 +71,17 @@ class Loads:
     @property
     def waited_for(self) -> bool:
         """Whether a request waits for a load."""
-        return any(load.request_id != FILL for load in self._loads)
+        return any(load.waited_for for load in self._loads)
+
+    @property
+    def reads_left(self) -> int:
+        """Chunks that may be on their way from SSD for others than loads."""
+        return self.reads_ahead() - sum(load.stream.reading for load in self._loads)
+
+    def await_fills(self) -> None:
+        """A request waits for what is being filled in."""
+        for load in self._loads:
+            load.waited_for = True
 
     def streams(self, request_id: str) -> list[LoadStream]:
         """Of the loads that run for it."""
@@ -83,10 +95,11 @@ class Loads:
     def advance(self, now: float) -> dict[int, TransferJob]:
         """Read what fits the windows, end what has ended; the parts to copy, by job number."""
         jobs: dict[int, TransferJob] = {}
-        for load in list(self._loads):
+        somebody_waits = self.waited_for
+        for load in sorted(self._loads, key=lambda load: not load.waited_for):
             stream = load.stream
             stream.check_patience(now)
-            ahead = self.reads_ahead() - sum(each.stream.reading for each in self._loads)
+            ahead = self.reads_left if load.waited_for or not somebody_waits else 0
             wanted = stream.to_read(min(self._window - stream.in_dram(), ahead))
             if wanted:
                 self._manager.bring(wanted, stream, now)

@@ -91,10 +91,11 @@ class ValetScheduler(OffloadingConnectorScheduler):
             self.costs,
             tokens_per_chunk=self.tokens_per_chunk,
             prefetch=bool(spec.extra_config["prefetch"]),
+            worth=lambda chain: self.choice.worth(chain, 0),
         )
         self.desk = ControlDesk(self)
         if self.can_fill:
-            self.foresight.fills.bind(self.desk.fill)
+            self.foresight.planning.fills.bind(self.desk.fill)
         self._orders = Orders()
         self._awaiting_echo: set[str] = set()
         self._drains = Drains(self._req_status)
@@ -148,12 +149,13 @@ class ValetScheduler(OffloadingConnectorScheduler):
             return False
         now = time.monotonic()
         self.foresight.asked(record.session)
-        if self.foresight.fills.is_filling(record.session):
-            record.awaits_fill_since = record.awaits_fill_since or now
+        if self.foresight.planning.fills.is_filling(record.session):
             state = self._req_status[request.request_id]
             state.update_offload_keys()
-            self.choice.awaits_fill(state, now)
-            return True
+            if self.choice.awaits_fill(state, now):
+                record.awaits_fill_since = record.awaits_fill_since or now
+                self.loads.await_fills()
+                return True
         if record.awaits_fill_since is not None:
             record.load_ms += (now - record.awaits_fill_since) * 1000
             record.awaits_fill_since = None
@@ -251,7 +253,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         meta = super().build_connector_meta(step)
         self.desk.poll(now)
-        self.foresight.poll(now, loads_wait=self.loads.waited_for)
+        self._poll_foresight(now)
         return self._orders.send_with(meta)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
@@ -272,7 +274,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
     def get_stats(self) -> OffloadingConnectorStats | None:
         """vLLM's, and what prefetches were good for."""
         stats: OffloadingConnectorStats | None = super().get_stats()
-        ours = self._prefetch_metrics.since_last(self.foresight.brought())
+        ours = self._prefetch_metrics.since_last(self.foresight.planning.brought())
         if ours.is_empty():
             return stats
         if stats is not None:
@@ -288,7 +290,11 @@ class ValetScheduler(OffloadingConnectorScheduler):
     def poll_foresight(self) -> None:
         """Plan what is due: the engine may be idle, and does not step by itself."""
         self.manager.poll()
-        self.foresight.poll(time.monotonic(), loads_wait=self.loads.waited_for)
+        self._poll_foresight(time.monotonic())
+
+    def _poll_foresight(self, now: float) -> None:
+        loads = self.loads
+        self.foresight.poll(now, loads_wait=loads.waited_for, reads=loads.reads_left)
 
     def _look_ahead(self) -> None:
         """Have chunks of requests that wait to be scheduled brought up, once a request, in the
@@ -377,9 +383,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if record.session is not None:
             on_device = record.device // self.tokens_per_chunk
             above = self._records.above(record)
-            brought = self.foresight.found(record.session, on_device, above)
+            brought = self.foresight.planning.found(record.session, on_device, above)
             self._records.found(record, brought)
-            record.failure = record.failure or self.foresight.take_failure(record.session)
+            record.failure = record.failure or self.foresight.planning.take_failure(record.session)
 
     # --- stores ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.returns.types import Awaits, TurnEnd
-from cache_tiers.types import ChunkKey, SessionKey, Tier
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.core_plugin.fetches import PLANNED_AT_ONCE
 from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.sessions_view import SessionChunks
@@ -66,8 +66,8 @@ class World:
         """Step until nothing is on its way."""
 
         def step() -> bool:
-            self.foresight.poll(self.now, loads_wait=loads_wait)
-            return loads_wait or not self.foresight.busy
+            self.foresight.poll(self.now, loads_wait=loads_wait, reads=100)
+            return loads_wait or not self.foresight.planning.fetches
 
         self.tiers.until(step)
         self.tiers.settle()
@@ -111,7 +111,7 @@ def test_the_first_byte_brings_a_session_up_at_once(world: World) -> None:
     world.now += 0.02
     world.foresight.asked(session)
     assert world.costs.lead_s == pytest.approx(0.02)
-    assert not world.foresight.found(session, 0, len(chain))
+    assert not world.foresight.planning.found(session, 0, len(chain))
     told = world.foresight.told()
     assert (told.prefetched_chunks, told.used_chunks, told.wasted_bytes) == (6, 6, 0)
 
@@ -121,13 +121,12 @@ def test_plans_wait_while_a_request_waits_for_a_load_and_go_on_a_few_at_a_time(
 ) -> None:
     session, chain = world.turn("a", range(ROWS))
     world.demote(chain)
-    world.foresight.fetches.follow([(session, list(enumerate(chain)))])
-    world.foresight.fetches.advance(world.now, loads_wait=True)
-    assert world.foresight.fetches.flying(session) == 0
-    world.foresight.fetches.advance(world.now, loads_wait=False)
-    assert 0 < world.foresight.fetches.flying(session) <= PLANNED_AT_ONCE
-    world.foresight.fetches.follow([])
-    assert not world.foresight.fetches.planned
+    world.foresight.planning.fetches.follow([(session, list(enumerate(chain)))])
+    world.foresight.planning.fetches.advance(world.now, loads_wait=True, reads=100)
+    assert world.foresight.planning.fetches.flying(session) == 0
+    world.foresight.planning.fetches.advance(world.now, loads_wait=False, reads=100)
+    assert 0 < world.foresight.planning.fetches.flying(session) <= PLANNED_AT_ONCE
+    world.foresight.planning.fetches.follow([])
     world.run()
     arrived = world.in_dram(chain)
     assert arrived == PLANNED_AT_ONCE, "what was being read arrives, the rest was cancelled"
@@ -195,3 +194,58 @@ def test_a_request_that_is_refused_after_its_first_byte_ends_no_gap(world: World
     world.now += 1
     world.foresight.request_came(session)
     assert world.foresight.back(session) == (None, None)
+
+
+def test_urgent_reads_leave_room_and_the_disk_to_others(world: World) -> None:
+    session, chain = world.turn("a", range(ROWS))
+    world.away(session)
+    world.demote(chain)
+    fetches = world.foresight.planning.fetches
+    world.foresight.arriving(session)
+    fetches.advance(world.now, loads_wait=True, reads=0)
+    assert fetches.flying(session) == 0, "loads have all that the disk gives in time"
+    fetches.advance(world.now, loads_wait=True, reads=2)
+    assert fetches.flying(session) == 2
+    world.run()
+    assert world.in_dram(chain) == ROWS * 3 // 4
+    assert world.in_dram(chain[: ROWS * 3 // 4]) == ROWS * 3 // 4, "the beginning, not the end"
+
+
+def test_what_is_behind_a_hole_stays_where_it_is(world: World) -> None:
+    session, chain = world.turn("a", range(6))
+    world.away(session)
+    world.demote(chain)
+    world.manager.ssd.store.delete([chain[2]])
+    world.foresight.arriving(session)
+    world.run()
+    assert [world.manager.dram.has(each) for each in chain] == [True] * 2 + [False] * 4
+    plans = world.foresight.told().prefetched_chunks
+    world.now += 5
+    world.run()
+    assert world.foresight.told().prefetched_chunks == plans, "asking again would end there again"
+    assert world.foresight.planning.take_failure(session) is MissReason.EVICTED
+
+
+def test_what_comes_for_a_session_that_is_gone_goes_too(world: World) -> None:
+    session, chain = world.turn("a", range(4))
+    world.away(session)
+    world.demote(chain)
+    world.foresight.arriving(session)
+    world.foresight.planning.fetches.advance(world.now, loads_wait=False, reads=100)
+    assert world.foresight.planning.fetches.flying(session) == 4
+    world.sessions.forget(session)
+    world.foresight.forget(session)
+    world.run()
+    assert world.in_dram(chain) == 0
+
+
+def test_a_late_chunk_counts_as_late_alone(world: World) -> None:
+    session, chain = world.turn("a", range(4))
+    world.away(session)
+    world.demote(chain)
+    world.foresight.arriving(session)
+    world.foresight.planning.fetches.advance(world.now, loads_wait=False, reads=100)
+    world.foresight.planning.found(session, 0, 0)
+    world.run()
+    told = world.foresight.told()
+    assert (told.late_chunks, told.prefetched_chunks, told.used_chunks) == (4, 0, 0)

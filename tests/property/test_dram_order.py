@@ -171,7 +171,7 @@ class OrderMachine(RuleBasedStateMachine):
                 key
                 for key in self.order
                 if self.owner[key] == session
-                and self.standing.get(key, Standing.ORDINARY) is Standing.ORDINARY
+                and self.standing.get(key, Standing.ORDINARY) is not Standing.SUPERSEDED
             ]
             assert self.policy.held(session) == len(held)
             assert self.prefixes.told.get(session, 0) == len(held)

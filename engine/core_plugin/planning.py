@@ -1,0 +1,162 @@
+"""What comes up before it is asked for: the planners' plans, carried out. Scheduler thread only."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from cache_tiers.costs import Costs
+from cache_tiers.eviction.by_importance import ByImportance
+from cache_tiers.importance import Importance
+from cache_tiers.prefetch.planner import DeadlinePlanner
+from cache_tiers.prefetch.tally import PrefetchTally
+from cache_tiers.prefetch.types import Plan, Shortfall
+from cache_tiers.returns.types import Returns
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
+from engine.core_plugin.device_fill import KEEP_SHARE
+from engine.core_plugin.fetches import Fetches, Piece
+from engine.core_plugin.manager import TierManager
+from engine.core_plugin.planned_fills import PlannedFills
+from engine.core_plugin.prefetch_metrics import Brought
+from engine.core_plugin.sessions_view import SessionChunks
+
+MOST_FAILURES = 1024
+"""Sessions of which it is remembered why they could not be brought up."""
+
+_Chains = dict[SessionKey, tuple[ChunkKey, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """Policies of one tier."""
+
+    order: ByImportance
+    planner: DeadlinePlanner
+
+    @classmethod
+    def of(cls, returns: Returns, costs: Costs, tokens_per_chunk: int) -> "Upkeep":
+        """For a tier whose chunks cost this to have back."""
+        importance = Importance(returns, costs, chunk_tokens=tokens_per_chunk)
+        order = ByImportance(importance)
+        return cls(order, DeadlinePlanner(importance, order))
+
+
+class Planning:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        manager: TierManager,
+        sessions: SessionChunks,
+        dram: Upkeep,
+        device: Upkeep,
+    ) -> None:
+        self.fetches = Fetches(manager)
+        self.fills = PlannedFills(manager, sessions)
+        self._manager = manager
+        self._sessions = sessions
+        self._dram = dram
+        self._device = device
+        self._tally = PrefetchTally(manager.chunk_bytes)
+        self._failures: dict[SessionKey, MissReason] = {}
+        """Why the last fetch or fill of a session ended early, until its next request: asking again
+        would end there again."""
+        self.fills.on_failed = self._failed
+        self.fetches.on_failing = self._failed
+        self.fetches.on_fetched = lambda s, place: self._tally.fetched(s, place, place + 1)
+        self.fetches.is_known = lambda session: sessions.chain(session) is not None
+        manager.dram.order.on_held = self._tally.holds
+
+    def plan(self, away: Iterable[SessionKey], now: float) -> float | None:
+        """Plan for these sessions, and begin; when to plan again at the latest."""
+        chains = {
+            s: chain for s in away if s not in self._failures and (chain := self._sessions.chain(s))
+        }
+        on_device = {s: self._sessions.on_device(s) for s in chains}
+        plans = [self._plan_dram(chains, on_device, now)]
+        if self.fills.possible:
+            plans.append(self._plan_device(chains, on_device, now))
+        return min((plan.next_at for plan in plans if plan.next_at is not None), default=None)
+
+    def bring(self, session: SessionKey, keys: Sequence[ChunkKey], *, fill: bool) -> None:
+        """A request of the session will ask for these: to the device where ``fill`` and that can
+        be, else to DRAM."""
+        here = self._sessions.leading_there(session, keys)
+        if here == len(keys) or session in self._failures or self.fills.is_filling(session):
+            return
+        if not (fill and self.fills.start(session, len(keys), keep_share=KEEP_SHARE)):
+            self.fetches.want(session, _pieces(keys, here))
+
+    def found(self, session: SessionKey, on_device: int, above: int) -> Counter[Tier]:
+        """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
+        the device, ``on_device`` of them there. Returns how many of these a prefetch brought, by
+        the tier that they were in before."""
+        self._tally.asked(session, above, self.fetches.release(session))
+        return self.fills.found(session, on_device)
+
+    def take_failure(self, session: SessionKey) -> MissReason | None:
+        """Why chunks of the session, now computed, could not be brought up before."""
+        return self._failures.pop(session, None)
+
+    def forget(self, session: SessionKey) -> None:
+        """The session is gone."""
+        self.fetches.release(session)
+        self.fills.forget(session)
+        self._tally.forget(session)
+        self._failures.pop(session, None)
+
+    def brought(self) -> Brought:
+        """What prefetches were good for so far, to DRAM and to the device together."""
+        counts = (self._tally.counts, self.fills.tally.counts)
+        return Brought(
+            chunks=sum(each.fetched for each in counts),
+            used=sum(each.used for each in counts),
+            late=sum(each.late for each in counts),
+            wasted_bytes=self._tally.wasted_bytes + self.fills.tally.wasted_bytes,
+        )
+
+    def _plan_dram(self, chains: _Chains, on_device: dict[SessionKey, int], now: float) -> Plan:
+        short = [
+            Shortfall(s, here, len(chain))
+            for s, chain in chains.items()
+            if (here := max(on_device[s], self._held(s))) < len(chain)
+        ]
+        room = self._manager.dram.free() + self._manager.dram.order.loose
+        plan = self._dram.planner.plan(short, room, now)
+        self.fetches.follow(
+            [
+                (fetch.session, list(_pieces(chains[fetch.session][: fetch.upto], start)))
+                for fetch in plan.fetches
+                for start in (on_device[fetch.session],)
+            ]
+        )
+        return plan
+
+    def _plan_device(self, chains: _Chains, on_device: dict[SessionKey, int], now: float) -> Plan:
+        device = self._sessions.device
+        assert device is not None
+        short = []
+        for session, here in on_device.items():
+            self._device.order.holds(session, here, now)
+            self.fills.tally.holds(session, here)
+            # From DRAM alone: what is on SSD comes there first, as the other plan has it.
+            upto = min(len(chains[session]), here + self._held(session))
+            if here < upto:
+                short.append(Shortfall(session, here, upto))
+        plan = self._device.planner.plan(short, device.empty(device.total), now)
+        if plan.fetches and not self.fills.under_way:
+            first = plan.fetches[0]
+            self.fills.start(first.session, first.upto, keep_share=KEEP_SHARE)
+        return plan
+
+    def _held(self, session: SessionKey) -> int:
+        return self._manager.dram.order.held(session)
+
+    def _failed(self, session: SessionKey, reason: MissReason) -> None:
+        self._failures[session] = reason
+        if len(self._failures) > MOST_FAILURES:
+            del self._failures[next(iter(self._failures))]
+
+
+def _pieces(chain: Sequence[ChunkKey], start: int) -> Iterator[Piece]:
+    return islice(enumerate(chain), start, None)
