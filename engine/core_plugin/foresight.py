@@ -90,6 +90,8 @@ class Foresight:
         self._dram = Upkeep.of(self.returns, costs, tokens_per_chunk)
         self._device = Upkeep.of(self.returns, ToDevice(costs), tokens_per_chunk)
         self.planning = Planning(manager, sessions, self._dram, self._device)
+        self.running: set[SessionKey] = set()
+        """Sessions with a request at the scheduler."""
         self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Sessions between two turns for which is planned, the latest last."""
         self._resting: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
@@ -106,6 +108,7 @@ class Foresight:
         """A request of the session is with the scheduler."""
         now = self._clock()
         self.returns.returned(session, self._arrived.get(session, now))
+        self.running.add(session)
         self._resting.pop(session, None)
         self._away.pop(session, None)
         self._changed()
@@ -115,6 +118,7 @@ class Foresight:
     def request_over(self, session: SessionKey) -> None:
         """The session's last running request has ended; all it has computed is on the device."""
         now = self._clock()
+        self.running.discard(session)
         chain = self._sessions.chain(session) or ()
         chunks = len(chain)
         # What its load brought through DRAM was nobody's: the first to go, in a prefix larger than

@@ -31,6 +31,7 @@ from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
 from engine.core_plugin.request_chain import chain_of, prompt_of
 from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.ssd_outlook import SsdOutlook
 from engine.core_plugin.turn_memory import TurnMemory
 from engine.core_plugin.vllm_compat import (
     GPULoadStoreSpec,
@@ -92,6 +93,14 @@ class ValetScheduler(OffloadingConnectorScheduler):
             tokens_per_chunk=self.tokens_per_chunk,
             prefetch=bool(spec.extra_config["prefetch"]),
             worth=lambda chain: self.choice.worth(chain, 0),
+        )
+        self._ssd_outlook = SsdOutlook(
+            self.manager,
+            self.sessions,
+            self.foresight.returns,
+            self.costs,
+            self.foresight.running,
+            tokens_per_chunk=self.tokens_per_chunk,
         )
         self.desk = ControlDesk(self)
         if self.can_fill:
@@ -295,6 +304,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
     def _poll_foresight(self, now: float) -> None:
         loads = self.loads
         self.foresight.poll(now, loads_wait=loads.waited_for, reads=loads.reads_left)
+        self._ssd_outlook.poll(now)
 
     def _look_ahead(self) -> None:
         """Have chunks of requests that wait to be scheduled brought up, once a request, in the
