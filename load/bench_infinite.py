@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from load.environment import describe
 from load.report import times, verdict, write_json
-from load.side_by_side import ROOMY, Tiers, compare_servers, parser, scale_of
+from load.side_by_side import ROOMY, Tiers, alternate, parser, scale_of
 from load.stints import compare, draw, summarize
 
 DEVICE_SHARE: Final = 1 / 8
@@ -42,7 +42,7 @@ def main() -> None:
         "infinite": Tiers(ROOMY, int(live * DRAM_SHARE)),
         "valet": Tiers(int(live * DEVICE_SHARE), int(live * DRAM_SHARE)),
     }
-    stints = compare_servers(tiers, scale, options.kept)
+    stints = alternate(tiers, scale, options.kept)
     by_server = {name: [s for s in stints if s.server == name] for name in tiers}
     summaries = {name: summarize(some) for name, some in by_server.items()}
     ratios = compare(by_server["valet"], by_server["infinite"])

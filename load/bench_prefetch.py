@@ -11,7 +11,7 @@ from typing import Any
 
 from load.environment import describe
 from load.report import times, verdict, write_json
-from load.side_by_side import Tiers, compare_servers, parser, scale_of
+from load.side_by_side import Tiers, alternate, parser, scale_of
 from load.stints import compare, draw, summarize
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         "prefetch": Tiers(live // 8, live // 2),
         "without": Tiers(live // 8, live // 2, {"VALET_PREFETCH": "off"}),
     }
-    stints = compare_servers(tiers, scale, options.kept)
+    stints = alternate(tiers, scale, options.kept)
     by_server = {name: [s for s in stints if s.server == name] for name in tiers}
     summaries = {name: summarize(some) for name, some in by_server.items()}
     ratios = compare(by_server["prefetch"], by_server["without"])

@@ -5,9 +5,10 @@ kept in a folder until somebody removes that: two servers that are compared have
 on SSD when they start, and so has the next run.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,11 @@ class Prepared:
         return Path(shutil.copytree(self.home, folder / "home", symlinks=True))
 
 
-def prepare(folder: Path, agents: Sequence[PacedAgent], sizes: Sizes) -> Prepared:
-    """From ``folder`` if it is there; else by a server that answers the agents' first requests,
-    which uses the agents up. ``folder``'s name must say all that decides what they are."""
+def prepare(kept: Path, team: Callable[[], Sequence[PacedAgent]], sizes: Sizes) -> Prepared:
+    """The home of the agents that ``team`` makes, always the same ones; from a folder of their own
+    below ``kept`` if it is there, else by a server that answers their first requests. Raises
+    ServerFailed."""
+    folder = kept / _name(team())
     told = folder / "answers.json"
     if not told.is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -45,8 +48,14 @@ def prepare(folder: Path, agents: Sequence[PacedAgent], sizes: Sizes) -> Prepare
         prepare_model(home)
         server = valet(home, sizes=sizes, dram=_DRAM, ssd=SSD)
         with running(server), Client(server.url) as client:
-            team = Team(client, agents)
-            team.one_by_one()
-            team.wait_until_stored()
-        told.write_text(json.dumps(team.answers), encoding="utf-8")
+            working = Team(client, team())
+            working.one_by_one()
+            working.wait_until_stored()
+        told.write_text(json.dumps(working.answers), encoding="utf-8")
     return Prepared(folder / "home", tuple(json.loads(told.read_text(encoding="utf-8"))))
+
+
+def _name(agents: Sequence[PacedAgent]) -> str:
+    """A digest of what they ask first."""
+    firsts = [step and step.messages for step in (agent.step(0.0) for agent in agents)]
+    return hashlib.sha256(json.dumps(firsts).encode()).hexdigest()[:16]

@@ -8,8 +8,8 @@ the teams work in stints, in the order A B B A ….
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -116,19 +116,57 @@ class Tiers:
     """``VALET_…``, beside these."""
 
 
-def compare_servers(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> list[Stint]:
-    """All stints. The prepared sessions are kept below ``kept``. Raises NotPrepared and
-    ServerFailed."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Servers that run, each with its team, whose agents have had a turn."""
+
+    clients: Mapping[str, Client]
+    teams: Mapping[str, Team]
+    opening: Mapping[str, Sequence[Turned]]
+    """That turn, of each team."""
+    stretch: float
+    """How much longer gaps are to be."""
+
+
+@contextmanager
+def opened(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> Iterator[Opened]:
+    """The prepared sessions are kept below ``kept``. Raises NotPrepared and ServerFailed."""
     sizes = Sizes(device_kv=ROOMY, max_model_len=scale.max_model_len)
-    name = f"{scale.agents}-{scale.shortest}-{scale.longest}-{scale.context}"
-    prepared = prepare(kept / name, scale.team(), sizes)
-    with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
-        running_ = {
-            name: _server(prepared.copy(Path(folder) / name), tiers, sizes)
+    prepared = prepare(kept, scale.team, sizes)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="valet-bench-")))
+        started = {
+            name: _server(prepared.copy(folder / name), tiers, sizes)
             for name, tiers in servers.items()
         }
-        with running(*running_.values()):
-            return _alternate(running_, scale, prepared.answers)
+        stack.enter_context(running(*started.values()))
+        clients = {
+            name: stack.enter_context(Client(server.url)) for name, server in started.items()
+        }
+        teams = {name: Team(client, scale.team()) for name, client in clients.items()}
+        opening = {}
+        for name, team in teams.items():
+            team.skip(prepared.answers)
+            opening[name] = tuple(team.one_by_one())
+        turns = [turn for some in opening.values() for turn in some]
+        if not all(sum(turn.receipt["reused_tokens"].values()) for turn in turns):
+            raise NotPrepared("sessions of the prepared home are not found: remove it")
+        turn_s = percentile([turn.ended for turn in turns], 0.5) or 0.0
+        stretch = stretch_for(scale.busy, turn_s, scale.agents)
+        print(f"a turn takes {turn_s:.2f} s; gaps are {stretch:.2f} × the recorded ones")
+        yield Opened(clients, teams, opening, stretch)
+
+
+def alternate(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> list[Stint]:
+    """All stints, in turns. Raises as ``opened``, and what goes wrong for an agent."""
+    stints = []
+    with opened(servers, scale, kept) as ready:
+        for number in range(scale.rounds):
+            for name in list(servers)[:: -1 if number % 2 else 1]:
+                turns = tuple(ready.teams[name].stint(scale.seconds, ready.stretch))
+                stints.append(Stint(name, number, turns))
+                print(f"round {number + 1}: {name:<10} {short(turns)}")
+    return stints
 
 
 def stretch_for(busy: float, turn_s: float, agents: int) -> float:
@@ -141,26 +179,3 @@ def stretch_for(busy: float, turn_s: float, agents: int) -> float:
 def _server(home: Path, tiers: Tiers, sizes: Sizes) -> Server:
     server = valet(home, sizes=replace(sizes, device_kv=tiers.device), dram=tiers.dram, ssd=SSD)
     return replace(server, env={**server.env, **tiers.settings})
-
-
-def _alternate(servers: Mapping[str, Server], scale: Scale, answers: Sequence[str]) -> list[Stint]:
-    with ExitStack() as stack:
-        teams: dict[str, Team] = {}
-        opening: list[Turned] = []
-        for name, server in servers.items():
-            client = stack.enter_context(Client(server.url))
-            teams[name] = Team(client, scale.team())
-            teams[name].skip(answers)
-            opening += teams[name].one_by_one()
-        if not all(sum(turn.receipt["reused_tokens"].values()) for turn in opening):
-            raise NotPrepared("sessions of the prepared home are not found: remove it")
-        turn_s = percentile([turn.ended for turn in opening], 0.5) or 0.0
-        stretch = stretch_for(scale.busy, turn_s, scale.agents)
-        print(f"a turn takes {turn_s:.2f} s; gaps are {stretch:.2f} × the recorded ones")
-        stints = []
-        for number in range(scale.rounds):
-            for name in list(servers)[:: -1 if number % 2 else 1]:
-                turns = tuple(teams[name].stint(scale.seconds, stretch))
-                stints.append(Stint(name, number, turns))
-                print(f"round {number + 1}: {name:<10} {short(turns)}")
-        return stints

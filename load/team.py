@@ -24,7 +24,7 @@ class Turned:
     number: int
     """Of the agent's turns, from 1."""
     sent: float
-    """Since the stint began."""
+    """Since the team was made."""
     tool: str
     """That it followed; empty for a person."""
     gap_s: float | None
@@ -67,7 +67,7 @@ class Team:
         self._clock = clock
         self._pause = pause
         self._members = [_Member(agent, f"agent-{n}") for n, agent in enumerate(agents)]
-        self._began = 0.0
+        self._made = clock()
         self._turns: list[Turned] = []
 
     def skip(self, answers: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ class Team:
 
     def one_by_one(self) -> list[Turned]:
         """A turn of each, one after another; persons are answered."""
-        self._begin()
+        self._turns = []
         for number in range(len(self._members)):
             self._turn(number, 0.0, 1.0)
         return self._turns
@@ -92,11 +92,12 @@ class Team:
     def stint(self, seconds: float, stretch: float) -> list[Turned]:
         """Work for about so long: the last turns are sent by then. Gaps are ``stretch`` times as
         long as usual. Raises what went wrong for any agent."""
-        self._begin()
+        self._turns = []
+        until = self._clock() + seconds
         over = threading.Event()
         with ThreadPoolExecutor(len(self._members)) as threads:
             jobs = [
-                threads.submit(self._work, number, seconds, stretch, over)
+                threads.submit(self._work, number, until, stretch, over)
                 for number in range(len(self._members))
             ]
             try:
@@ -112,16 +113,11 @@ class Team:
         for member in self._members:
             self._client.wait_until_stored(member.session)
 
-    def _begin(self) -> None:
-        self._began = self._clock()
-        self._turns = []
-
-    def _work(self, number: int, seconds: float, stretch: float, over: threading.Event) -> None:
+    def _work(self, number: int, until: float, stretch: float, over: threading.Event) -> None:
         # Persons come one after another, within the time of one gap.
         wait_s = MEAN_TOOL_S * stretch * (number + 0.5) / len(self._members)
         while not self._pause(over, wait_s):
-            left_s = seconds - (self._clock() - self._began)
-            step = self._turn(number, left_s, stretch)
+            step = self._turn(number, until - self._clock(), stretch)
             if step is None or step.gap_s is None:
                 return
             wait_s = step.gap_s
@@ -138,7 +134,7 @@ class Team:
             Turned(
                 agent=number,
                 number=member.turns,
-                sent=sent - self._began,
+                sent=sent - self._made,
                 tool=before.tool if before else "",
                 gap_s=sent - member.answered_at if before else None,
                 announced=before is not None and "seconds=" in before.expect,

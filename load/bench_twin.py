@@ -1,0 +1,227 @@
+"""Does the twin tell what the server does? The same turns, on a server and simulated.
+
+A server is calibrated: new prompts, and the same from the device, DRAM and SSD, say what computing
+and loading cost. Then a team of paced agents works on it; of what it did, the trace in Valet's own
+format is made: when each request came, how long prompts and answers were, what of a history went
+on, which tools were called. The simulator runs that trace with the policies that the engine has,
+on tiers of the same sizes. Compared are the shares of prompt tokens by the tier in which they were
+when the scheduler asked, and the median time to the first token.
+
+First requests and the ones behind them fill the tiers, there and here, and are not compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from cache_tiers.eviction.by_importance import ByImportance
+from cache_tiers.importance import Importance
+from cache_tiers.prefetch.planner import DeadlinePlanner
+from cache_tiers.returns.empirical import EmpiricalReturns
+from load.calibration import TAIL, Timed, bandwidths, engine_model, measure
+from load.environment import describe
+from load.report import ms, percentile, table, verdict, write_json
+from load.side_by_side import Tiers, opened, parser, scale_of
+from load.simulate import (
+    EngineModel,
+    Hardware,
+    Outcome,
+    Policies,
+    Recorded,
+    SimulationConfig,
+    simulate,
+)
+from load.simulate.costs import ModelCosts
+from load.stints import CHUNK_TOKENS, KV_BYTES
+from load.team import Turned
+from load.traces import own_requests
+
+MOST_POINTS: Final = 2.0
+"""That a share may differ, in percent of the prompt tokens."""
+MOST_TTFT: Final = 0.15
+"""By so much of itself the median time to first token may differ."""
+LENGTHS: Final = tuple(length + TAIL for length in (256, 512, 1024))
+OPENING_S: Final = 100.0
+
+
+class Place(StrEnum):
+    """Where a prompt's KV was when the scheduler asked."""
+
+    DEVICE = "device"
+    DRAM = "dram"
+    SSD = "ssd"
+    NOWHERE = "computed"
+
+
+def seen(turns: Sequence[Turned]) -> dict[Place, float]:
+    """Of the turns' prompt tokens, the share in each place, as receipts say it. Pure. What a
+    prefetch brought to DRAM, receipts count with its origin; to the device, with the device."""
+    tokens = dict.fromkeys(Place, 0)
+    for turn in turns:
+        reused = turn.receipt["reused_tokens"]
+        brought = min(turn.receipt["prefetched_tokens"], reused["ssd"])
+        tokens[Place.DEVICE] += reused["device"]
+        tokens[Place.DRAM] += reused["dram"] + brought
+        tokens[Place.SSD] += reused["ssd"] - brought
+        tokens[Place.NOWHERE] += turn.receipt["computed_tokens"]
+    return _shares(tokens)
+
+
+def foretold(outcome: Outcome) -> dict[Place, float]:
+    """The same of a simulation. Pure."""
+    of = outcome.steady
+    hot = of.device_tokens + of.dram_tokens + of.late_tokens
+    return _shares(
+        {
+            Place.DEVICE: of.device_tokens,
+            Place.DRAM: of.dram_tokens,
+            Place.SSD: of.late_tokens,
+            Place.NOWHERE: of.prompt_tokens - hot,
+        }
+    )
+
+
+def replay(
+    lines: Sequence[Mapping[str, Any]], tiers: Tiers, timed: Sequence[Timed], warm_up: int
+) -> Outcome:
+    """The trace through the twin of a server with these tiers, that was calibrated so. Pure."""
+    engine = engine_model(timed)
+    from_ssd, to_device = bandwidths(timed)
+    hardware = Hardware(
+        dram_bytes=tiers.dram,
+        device_bytes=tiers.device,
+        ssd_bandwidth=from_ssd,
+        device_bandwidth=to_device,
+        kv_bytes=KV_BYTES,
+        chunk_tokens=CHUNK_TOKENS,
+    )
+    config = SimulationConfig(engine=engine, hardware=hardware, warm_up_turns=warm_up)
+    lead_s = engine.lead(sum(int(line["prompt"]) for line in lines) // len(lines))
+    source = Recorded(own_requests(lines))
+    return simulate(config, source, policies(engine, hardware, lead_s), block_tokens=1)
+
+
+def policies(engine: EngineModel, hardware: Hardware, lead_s: float) -> Policies:
+    """The engine's."""
+    returns = EmpiricalReturns()
+    above = replace(hardware, ssd_bandwidth=hardware.device_bandwidth)
+    orders, planners = [], []
+    for links in (hardware, above):
+        costs = ModelCosts(engine, links, lead_s)
+        importance = Importance(returns, costs, chunk_tokens=hardware.chunk_tokens)
+        orders.append(ByImportance(importance))
+        planners.append(DeadlinePlanner(importance, orders[-1]))
+    return Policies(
+        dram=orders[0],
+        planner=planners[0],
+        returns=returns,
+        device=orders[1],
+        device_planner=planners[1],
+    )
+
+
+def trace_lines(opening: Sequence[Turned], stint: Sequence[Turned]) -> list[dict[str, Any]]:
+    """What a team did, in Valet's own trace format. Pure. Each opening turn, computed from nothing
+    where the server had it on SSD, is given ``OPENING_S``."""
+    following = {(t.agent, t.number - 1): t.tool for t in stint}
+    first = min(turn.sent for turn in stint)
+    shifted = [replace(t, sent=n * OPENING_S) for n, t in enumerate(opening)]
+    begins = len(opening) * OPENING_S
+    shifted += [replace(turn, sent=begins + turn.sent - first) for turn in stint]
+    return [_line(turn, following.get((turn.agent, turn.number), "")) for turn in shifted]
+
+
+def _line(turn: Turned, tool: str) -> dict[str, Any]:
+    line = {
+        "session": f"agent-{turn.agent}",
+        "at": turn.sent,
+        "prompt": turn.receipt["prompt_tokens"],
+        "output": turn.output_tokens,
+        "awaits": "tool" if tool else "person",
+        "tool": tool,
+    }
+    change = turn.receipt.get("prefix_change")
+    return line | ({"keeps": change["at_token"]} if change else {})
+
+
+def _shares(tokens: Mapping[Place, int]) -> dict[Place, float]:
+    whole = max(1, sum(tokens.values()))
+    return {place: count / whole for place, count in tokens.items()}
+
+
+def wanted(differences: Mapping[str, float]) -> dict[str, bool | None]:
+    """Whether the twin is as near as Valet wants it to be. Pure."""
+    points = max(abs(differences[place]) for place in Place)
+    return {
+        f"tokens by tier within {MOST_POINTS:g} points": points <= MOST_POINTS,
+        f"median time to first token within {MOST_TTFT:.0%}": (
+            abs(differences["ttft_p50"]) <= MOST_TTFT
+        ),
+    }
+
+
+def main() -> None:
+    """Run both, print the tables, write the JSON."""
+    options = parser("twin", __doc__).parse_args()
+    scale = scale_of(options)
+    # Traces do not say what clients announced.
+    scale = replace(scale, pace=replace(scale.pace, announced=0.0))
+    environment = describe()
+    tiers = Tiers(scale.live_bytes // 8, scale.live_bytes // 2)
+    with opened({"valet": tiers}, scale, options.kept) as ready:
+        turns = ready.teams["valet"].stint(scale.seconds * scale.rounds, ready.stretch)
+        timed = measure(ready.clients["valet"], LENGTHS, 2)
+    lines = trace_lines(ready.opening["valet"], turns)
+    outcome = replay(lines, tiers, timed, warm_up=scale.agents)
+    shares, told = seen(turns), foretold(outcome)
+    ttft_s = percentile([turn.ttft for turn in turns], 0.5) or 0.0
+    differences = {place.value: 100 * (told[place] - shares[place]) for place in Place}
+    differences["ttft_p50"] = outcome.steady.ttft_s[0] / ttft_s - 1
+    goals = wanted(differences)
+    print(f"\n{draw(shares, told, differences)}\n")
+    print(
+        f"median time to first token: server {ms(ttft_s)} ms, "
+        f"twin {ms(outcome.steady.ttft_s[0])} ms ({differences['ttft_p50']:+.1%})"
+    )
+    for goal, met in goals.items():
+        print(f"{goal}: {verdict(met)}")
+    write_json(
+        options.out,
+        {
+            "environment": environment,
+            "scale": asdict(scale),
+            "tiers": asdict(tiers),
+            "wanted": goals,
+            "differences": differences,
+            "server": {"shares": shares, "ttft_p50_s": ttft_s, "turns": len(turns)},
+            "twin": {"shares": told, "ttft_s": outcome.steady.ttft_s},
+            "engine": asdict(engine_model(timed)),
+            "bandwidths": bandwidths(timed),
+            "calibration": [asdict(each) for each in timed],
+            "trace": lines,
+            "stint": [asdict(turn) for turn in turns],
+        },
+    )
+
+
+def draw(
+    shares: Mapping[Place, float], told: Mapping[Place, float], differences: Mapping[str, float]
+) -> str:
+    """The table that a run prints. Pure."""
+    return table(
+        ["prompt tokens", "server", "twin", "points"],
+        [
+            [
+                place.value,
+                f"{shares[place]:.1%}",
+                f"{told[place]:.1%}",
+                f"{differences[place]:+.1f}",
+            ]
+            for place in Place
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""A running server's engine model: what its answers to known prompts say of how long it takes.
+
+Each prompt is sent new, again from the device, from SSD alone (parked) and from DRAM (prefetched).
+Differences between these times are what one thing costs: what all of them share drops out.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from load.client import Client
+from load.simulate import EngineModel
+
+TAIL: Final = 8
+"""Tokens after the last whole block, computed wherever the rest comes from."""
+_OUTPUT: Final = 8
+_LEAST_S_BYTE: Final = 1e-12
+"""Faster than a terabyte a second is not told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One prompt's times to the first token, in seconds, by where its KV was."""
+
+    tokens: int
+    new: float
+    device: float
+    dram: float
+    ssd: float
+    token_s: float
+    """Of an output token behind the first."""
+    kv_bytes: int
+    """That were loaded."""
+
+
+def measure(client: Client, lengths: Sequence[int], rounds: int) -> list[Timed]:
+    """Of a Valet whose device and DRAM hold a prompt of each length; nobody else asks it. The
+    lengths are multiples of the server's block size, and ``TAIL``."""
+    client.complete(client.tokens("warm up", 300), _OUTPUT)
+    timed = []
+    for number in range(rounds):
+        for length in lengths:
+            session = f"calibration-{number}-{length}"
+            prompt = client.tokens(session, length)
+            new = client.complete(prompt, _OUTPUT, session)
+            client.wait_until_stored(session)
+            device = client.complete(prompt, _OUTPUT, session)
+            client.park(session)
+            ssd = client.complete(prompt, _OUTPUT, session)
+            client.park(session)
+            client.prefetch(session)
+            dram = client.complete(prompt, _OUTPUT, session)
+            client.delete(session)
+            timed.append(
+                Timed(
+                    length,
+                    new.ttft,
+                    device.ttft,
+                    dram.ttft,
+                    ssd.ttft,
+                    device.seconds_per_token or 0.0,
+                    int((ssd.receipt or {}).get("bytes_loaded", 0)),
+                )
+            )
+    return timed
+
+
+def engine_model(timed: Sequence[Timed]) -> EngineModel:
+    """How long it computes. Pure; needs two lengths."""
+    # New less from the device is the prompt but for the tail; x tokens of it cost a + b·x/2 each.
+    prices = _by_length(timed, lambda t: (t.new - t.device) / (t.tokens - TAIL))
+    half_b, a = _line({n - TAIL: price for n, price in prices.items()})
+    model = EngineModel(
+        prefill_s=a,
+        prefill_s_per_position=2 * half_b,
+        decode_s=statistics.median(t.token_s for t in timed),
+        decode_s_per_request=0.0,
+    )
+    # What is left of a device's hit is the way there and back.
+    leads = _by_length(
+        timed, lambda t: t.device - model.decode_s - model.prefill(t.tokens - TAIL, t.tokens)
+    )
+    read_s, fixed_s = _line(leads)
+    return replace(model, fixed_s=fixed_s, read_s=read_s)
+
+
+def bandwidths(timed: Sequence[Timed]) -> tuple[float, float]:
+    """Of SSD → DRAM and of DRAM → device, in bytes a second. Pure; needs two lengths. What a load
+    costs whatever its size is no bandwidth, and left out."""
+    size = {t.tokens: t.kv_bytes for t in timed}
+    device_s = _line(
+        {size[n]: s for n, s in _by_length(timed, lambda t: t.dram - t.device).items()}
+    )
+    both_s = _line({size[n]: s for n, s in _by_length(timed, lambda t: t.ssd - t.device).items()})
+    to_device_s = max(device_s[0], _LEAST_S_BYTE)
+    return 1 / max(both_s[0] - to_device_s, _LEAST_S_BYTE), 1 / to_device_s
+
+
+def _by_length(timed: Sequence[Timed], of: Callable[[Timed], float]) -> dict[int, float]:
+    """The medians, by length."""
+    lengths = sorted({t.tokens for t in timed})
+    return {n: statistics.median(of(t) for t in timed if t.tokens == n) for n in lengths}
+
+
+def _line(points: Mapping[int, float]) -> tuple[float, float]:
+    """Slope and intercept of the line nearest to the points, neither below 0."""
+    slope, intercept = statistics.linear_regression([*points], [*points.values()])
+    if slope < 0:
+        return 0.0, max(0.0, statistics.mean(points.values()))
+    if intercept < 0:
+        return statistics.linear_regression([*points], [*points.values()], proportional=True)[
+            0
+        ], 0.0
+    return slope, intercept
