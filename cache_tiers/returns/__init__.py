@@ -4,7 +4,7 @@ types.py      what is known at a turn's end, and what an outlook answers
 curve.py      bins of time, and a survival curve over them
 history.py    what the gaps of one class have been like so far
 prior.py      what is believed before any was seen
-classes.py    everyone's gaps, a tenant's, a tool's, a session's own
+classes.py    a tenant's gaps, a tool's, a session's own
 fit.py        whether predictions fit what happens
 empirical.py  all of it together: ``EmpiricalReturns``
 """

@@ -1,6 +1,7 @@
 """Classes of gaps, each a part of a wider one, and what they have been like."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Final
 
 from cache_tiers.returns.curve import Grid, Shares
@@ -11,10 +12,10 @@ from cache_tiers.types import tenant_of
 Name = tuple[str, ...]
 """Of a class: what it goes by, and which one of those."""
 Path = tuple[Name, ...]
-"""The classes that a gap is in, the widest first, but for everyone's."""
+"""The classes that a gap is in, the widest first, which is its tenant's."""
 
 _MOST: Final = 8_192
-"""Classes remembered, those used last: 2.5 KiB each, 4.5 of those announced."""
+"""Classes remembered, of all tenants: 2.5 KiB each, 4.5 of those announced."""
 _LONGEST_TOOL: Final = 64
 """Characters of a tool's name."""
 _HOURS: Final = 4
@@ -27,98 +28,125 @@ _KEPT_AFTER_SHIFT: Final = 20.0
 """Gaps that everything seen before a shift is worth together."""
 
 
+@dataclass(slots=True)
+class _Tenant:
+    histories: OrderedDict[Name, History] = field(default_factory=OrderedDict)
+    """Those used last are the last."""
+    merits: dict[str, float] = field(default_factory=lambda: {"hour": 0.0, "turn": 0.0})
+
+    def helps(self, name: Name) -> bool:
+        return self.merits.get(name[0], 1.0) > 0.0
+
+
 class Classes:
-    """From everyone's gaps to a session's own: a class expects what the wider one expects until it
+    """From a tenant's gaps to a session's own: a class expects what the wider one expects until it
     has seen gaps of its own, so the narrower is trusted more. In this order:
 
-    everyone's, the tenant's, at this time of day, after so many turns, the session's; and, where
-    the tool's name is known, the tool's everywhere, in the tenant, in the session.
+    the tenant's, at this time of day, after so many turns, the session's; and, where the tool's
+    name is known, the tool's in the tenant, in the session.
 
-    Time of day and turns are passed over for as long as they have not made gaps likelier that came
-    later: classes that say nothing cost more than they give.
+    Nothing is wider than a tenant: from what one is told of its next turns it could read how long
+    another's take. One that nothing is known of is expected to do what the prior says.
+
+    Time of day and turns are passed over for as long as they have not made the tenant's gaps
+    likelier that came later: classes that say nothing cost more than they give.
     """
 
     def __init__(self, grid: Grid, prior: Shares) -> None:
-        """``prior``: what to expect of everyone at first."""
+        """``prior``: what to expect of a tenant at first."""
         self._tally = Tally(grid)
         self._prior = prior
-        self._everyone = _shared(self._tally)
-        self._narrower: OrderedDict[Name, History] = OrderedDict()
-        self._merits = {"hour": 0.0, "turn": 0.0}
+        self._tenants: dict[Name, _Tenant] = {}
+        self._count = 0
 
     def __len__(self) -> int:
         """Classes remembered."""
-        return len(self._narrower) + 1
+        return self._count
 
     def expected(self, path: Path) -> Shares:
-        """Of a gap. Not to be changed."""
-        returning = self._everyone.returning(self._prior)
+        """Of a gap. Not to be changed. What is asked about is not yet remembered."""
+        returning = self._prior
+        tenant = self._tenants.get(path[0])
+        if tenant is None:
+            return returning
         for name in path:
-            if self._helps(name):
-                returning = self._class(name).returning(returning)
+            history = tenant.histories.get(name)
+            if history is not None and tenant.helps(name):
+                tenant.histories.move_to_end(name)
+                returning = history.returning(returning)
         return returning
 
     def came_back(self, path: Path, place: int) -> None:
         """A gap ended in that bin."""
-        wider = self._everyone.returning(self._prior)
-        self._everyone.came_back(place)
+        tenant = self._tenant(path)
+        wider = self._prior
         for name in path:
-            history = self._class(name)
-            helps = self._helps(name)
+            history = self._history(tenant, name)
+            helps = tenant.helps(name)
             narrower = history.returning(wider)
-            if name[0] in self._merits:
-                merit = self._merits[name[0]] * (1 - 1 / _MERIT_MEMORY)
-                self._merits[name[0]] = merit + history.advantage(wider, place)
+            if name[0] in tenant.merits:
+                merit = tenant.merits[name[0]] * (1 - 1 / _MERIT_MEMORY)
+                tenant.merits[name[0]] = merit + history.advantage(wider, place)
             history.came_back(place)
             if helps:
                 wider = narrower
+        self._make_room()
 
     def was_lost(self, path: Path, place: int) -> None:
         """A gap lasted into that bin, at least."""
-        self._everyone.was_lost(place)
+        tenant = self._tenant(path)
         for name in path:
-            self._class(name).was_lost(place)
+            self._history(tenant, name).was_lost(place)
+        self._make_room()
 
     def shifted(self) -> None:
         """What was seen so far says little of what will come."""
-        self._everyone.shrink(_KEPT_AFTER_SHIFT)
-        for name in [name for name in self._narrower if not _of_session(name)]:
-            del self._narrower[name]
-        self._merits = dict.fromkeys(self._merits, 0.0)
+        for widest, tenant in self._tenants.items():
+            kept = {n: h for n, h in tenant.histories.items() if n == widest or _of_session(n)}
+            if widest in kept:
+                kept[widest].shrink(_KEPT_AFTER_SHIFT)
+            self._count += len(kept) - len(tenant.histories)
+            tenant.histories = OrderedDict(kept)
+            tenant.merits = dict.fromkeys(tenant.merits, 0.0)
 
-    def _helps(self, name: Name) -> bool:
-        return self._merits.get(name[0], 1.0) > 0.0
+    def _tenant(self, path: Path) -> _Tenant:
+        if path[0] not in self._tenants:
+            self._tenants[path[0]] = _Tenant()
+        return self._tenants[path[0]]
 
-    def _class(self, name: Name) -> History:
-        history = self._narrower.get(name)
+    def _history(self, tenant: _Tenant, name: Name) -> History:
+        history = tenant.histories.get(name)
         if history is None:
             make = _own if _of_session(name) else _shared
-            history = self._narrower[name] = make(self._tally)
-            if len(self._narrower) > _MOST:
-                self._narrower.popitem(last=False)
+            history = tenant.histories[name] = make(self._tally)
+            self._count += 1
         else:
-            self._narrower.move_to_end(name)
+            tenant.histories.move_to_end(name)
         return history
+
+    def _make_room(self) -> None:
+        """By what the tenant with most has not used for longest: nobody pushes out another's by
+        making many."""
+        while self._count > _MOST:
+            name, tenant = max(self._tenants.items(), key=lambda each: len(each[1].histories))
+            tenant.histories.popitem(last=False)
+            self._count -= 1
+            if not tenant.histories:
+                del self._tenants[name]
 
 
 def path_of(end: TurnEnd) -> Path:
     """Of the gap that begins with ``end``."""
-    tenant = tenant_of(end.session)
     path: Path = (
-        ("tenant", tenant),
-        ("hour", tenant, str(end.hour // _HOURS)),
-        ("turn", tenant, str(sum(end.turn >= turn for turn in _LATER_TURNS))),
+        ("tenant", tenant_of(end.session)),
+        ("hour", str(end.hour // _HOURS)),
+        ("turn", str(sum(end.turn >= turn for turn in _LATER_TURNS))),
         ("session", end.session),
     )
     if not end.tool:
         return path
     tool = end.tool[:_LONGEST_TOOL]
-    return (
-        *path,
-        ("tool", tool),
-        ("tenant's tool", tool, tenant),
-        ("session's tool", tool, end.session),
-    )
+    return (*path, ("tool", tool), ("session's tool", tool, end.session))
 
 
 def _of_session(name: Name) -> bool:
@@ -126,7 +154,8 @@ def _of_session(name: Name) -> bool:
 
 
 def _shared(tally: Tally) -> History:
-    return History(tally, strength=16.0, half_life=2000)
+    """On recorded coding sessions, half as much or twice as much strength is as good."""
+    return History(tally, strength=8.0, half_life=2000)
 
 
 def _own(tally: Tally) -> History:

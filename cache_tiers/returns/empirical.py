@@ -27,7 +27,8 @@ class _Away:
 
 
 class EmpiricalReturns:
-    """``Returns`` by empirical hazards of nested classes (``Classes``), tools and persons apart.
+    """``Returns`` by empirical hazards of nested classes (``Classes``), tools and persons apart. No
+    tenant's gaps are predicted from another's.
 
     Of a gap whose length the client announced, the ratio to what was announced is predicted
     instead, by how well the same classes' announcements held before. When predictions stop fitting
@@ -43,8 +44,9 @@ class EmpiricalReturns:
         self._fit = Fit()
 
     def ended(self, end: TurnEnd, now: float) -> None:
-        """See ``Returns``. A session that was away already has not come back from that gap."""
-        self.forget(end.session, now)
+        """See ``Returns``. Of a session that was away already the gap begins anew, and nothing is
+        learned from what has passed of it: a client may say as often as it likes how it goes on."""
+        self._away.pop(end.session, None)
         path, unit_s = path_of(end), _announced(end)
         if unit_s is None:
             outlook = Curve(GAPS, self._gaps[end.awaits].expected(path))
