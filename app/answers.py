@@ -23,6 +23,10 @@ from sessions.history.chain import Message as Said
 
 _Headers = list[tuple[bytes, bytes]]
 
+_CALL = b"_call"
+"""In every event of a chat that says it ends with a call of a tool, and in hardly any other: none
+of those is parsed."""
+
 
 class Answer:
     """An ASGI ``send`` for one request.
@@ -122,16 +126,18 @@ class Answer:
         if not event.data:
             return [event.raw]
         ready, self._held = self._held, event
-        value = ready.json() if ready is not None else None
-        if value is not None:
-            # The reason of the end may come before the usage, which comes last.
-            self._calls_tool = self._calls_tool or calls_tool(self._api, value)
         if event.data == b"[DONE]":
             self._held = None
+            value = ready.json() if ready is not None else None
             if ready is not None and value is not None and "error" not in value:
                 ready = await self._with_receipt(ready, value)
             return [ready.raw, event.raw] if ready is not None else [event.raw]
-        return [ready.raw] if ready is not None else []
+        if ready is None:
+            return []
+        # The reason of the end may come before the usage, which comes last.
+        if _CALL in ready.raw and not self._calls_tool:
+            self._calls_tool = calls_tool(self._api, ready.json() or {})
+        return [ready.raw]
 
     def _keep(self, chunk: bytes) -> None:
         """The stream is read as a whole when it is over, so that nothing is parsed on the way."""

@@ -229,6 +229,27 @@ async def test_before_the_engine_has_finished_nothing_is_touched() -> None:
     assert client.turn.finished == 0
 
 
+async def test_of_a_chat_only_events_are_parsed_that_may_call_a_tool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[bytes] = []
+
+    def parse(data: bytes) -> Any:
+        parsed.append(data)
+        return json.loads(data)
+
+    monkeypatch.setattr("app.sse.parse_object", parse)
+    client = _Client(Api.CHAT)
+    await client.start()
+    client.turn.done = True
+    token = b'data: {"choices":[{"delta":{"content":"a tool"},"finish_reason":null}]}\n\n'
+    end = b'data: {"choices":[{"delta":{},"finish_reason":"tool_calls"}]}\n\n'
+    await client.chunk(100 * token + end + TAIL, more=False)
+    assert client.body.startswith(100 * token + end)
+    assert client.turn.calls_tool
+    assert len(parsed) == 2, "the end, and the event that the receipt goes into"
+
+
 async def test_a_stream_that_ends_without_a_marker_loses_nothing() -> None:
     client = _Client(Api.CHAT)
     await client.start()
