@@ -1,7 +1,7 @@
 """What a client says of a gap in a request's header. Pure.
 
 ``X-Session-Expect: seconds=30; tool=pytest``: after this request's answer. With ``; session=ID``:
-of another session, from now on.
+of another session, from now on. 0 seconds is back at once: its KV stays, or is fetched now.
 
 Errors::
 
@@ -35,7 +35,7 @@ class Expectation:
     """How long a gap will last, and for what."""
 
     seconds: float | None = None
-    """0 … ``MAX_EXPECTED_S``; None where the client does not say."""
+    """0 (at once) … ``MAX_EXPECTED_S``; None where the client does not say."""
     tool: str = ""
     """What the session will wait for; empty where the client does not say."""
     session_id: str | None = None

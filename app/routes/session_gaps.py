@@ -14,7 +14,7 @@ from sessions.service import SessionService
 
 
 class ExpectRequest(BaseModel):
-    """Body of an expectation: at least one of its fields."""
+    """Body of an expectation: at least one of its fields. ``in_s`` is from now on; 0 is at once."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -107,8 +107,9 @@ class EmpiricalReturns:
 
 
 def _announced(end: TurnEnd) -> float | None:
-    """In seconds; None where nothing was announced that a gap can be."""
+    """In seconds; None where nothing was announced that a gap can be. 0 is back at once, which is
+    the shortest gap there is."""
     said = end.expected_s
-    if said is None or not 0.0 < said < math.inf:
+    if said is None or not 0.0 <= said < math.inf:
         return None
     return min(max(said, GAPS.edges[1]), GAPS.edges[-1])

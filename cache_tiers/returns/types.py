@@ -27,7 +27,7 @@ class TurnEnd:
     hour: int = 0
     """Of the day, 0 … 23, where the server is."""
     expected_s: float | None = None
-    """How long the client said that the gap will last."""
+    """How long the client said that the gap will last; 0 for back at once."""
 
 
 class Outlook(Protocol):

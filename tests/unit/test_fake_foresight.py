@@ -106,6 +106,18 @@ async def test_what_is_said_in_the_gap_counts_from_then(engine: FakeEngine, cloc
     assert 100 < kv.back_in_s < 10_000
 
 
+async def test_who_will_be_back_at_once_is_fetched_at_once(
+    engine: FakeEngine, clock: Clock
+) -> None:
+    await _turn(engine)
+    await engine.hint(TurnEnded(SESSION, Awaits.PERSON))
+    await engine.park(SESSION)
+    await engine.hint(Expect(SESSION, 0.0))
+    clock.now += 0.05
+    await engine.hint(Poll())
+    assert await _in_dram(engine) == 20
+
+
 async def test_a_fetch_that_nobody_asked_for_was_wasted(engine: FakeEngine) -> None:
     await _turn(engine)
     await engine.park(SESSION)

@@ -174,7 +174,11 @@ def test_an_announced_gap_teaches_what_to_expect_without_announcement(agent: Age
     assert agent.median("a/1", tool="build") == pytest.approx(500, rel=0.3)
 
 
-@pytest.mark.parametrize("said", [0.0, -5.0, math.nan, math.inf, -math.inf])
+def test_back_at_once_is_an_announcement_too(agent: Agent) -> None:
+    assert agent.end("a/1", expected_s=0.0).quantile(0.5) < 0.1
+
+
+@pytest.mark.parametrize("said", [-5.0, math.nan, math.inf, -math.inf])
 def test_what_cannot_be_is_not_announced(agent: Agent, said: float) -> None:
     plain = agent.end("a/1").quantile(0.5)
     assert agent.end("a/1", expected_s=said).quantile(0.5) == pytest.approx(plain, rel=0.2)
