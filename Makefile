@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve doctor test check lock bench-resume bench-overhead bench-store bench-endurance bench-sessions bench-joining load fuzz secrets clean install install-dev
+.PHONY: help serve doctor test check lock bench-resume bench-overhead bench-store bench-endurance bench-sessions bench-joining bench-returns bench-tiers bench-shift bench-arbiter bench-stall bench-infinite bench-prefetch bench-twin bench-ssd-order load fuzz secrets clean install install-dev
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -42,6 +42,33 @@ bench-sessions: install-dev  ## What sessions add to a request with a million in
 
 bench-joining: install-dev  ## How many turns of unnamed sessions are joined to the right one
 	$(VENV_PYTHON) -m tests.benchmarks.bench_joining $(ARGS)
+
+bench-returns: install  ## How well the next turn is predicted, and whether a shift is noticed (recorded sessions)
+	$(VENV_PYTHON) -m load.bench_returns $(ARGS)
+
+bench-tiers: install  ## What is at hand when it is asked for, every policy and an offline optimum (simulated; ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_tiers $(ARGS)
+
+bench-shift: install  ## When the gaps become others in mid-trace (simulated)
+	$(VENV_PYTHON) -m load.bench_shift $(ARGS)
+
+bench-ssd-order: install  ## What an SSD that is too small keeps (recorded sessions, simulated)
+	$(VENV_PYTHON) -m load.bench_ssd_order $(ARGS)
+
+bench-arbiter: install  ## Whether a hit is ever slower than a miss, on a throttled disk too (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_arbiter $(ARGS)
+
+bench-stall: install  ## What a load costs those who decode meanwhile (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_stall $(ARGS)
+
+bench-infinite: install  ## Eight devices' worth of sessions against a device that holds all (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_infinite $(ARGS)
+
+bench-prefetch: install  ## Resumed turns with prefetch against without (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_prefetch $(ARGS)
+
+bench-twin: install  ## The twin against the server on the same work (ARGS=--quick)
+	$(VENV_PYTHON) -m load.bench_twin $(ARGS)
 
 load: install-dev  ## Agents at work, two minutes (HOST=URL of a running server, ARGS=…)
 	$(VENV_PYTHON) -m load $(if $(HOST),--host $(HOST)) $(ARGS)
