@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.services.postgresql import PostgresServer, some_postgres
 from tests.services.redis_server import some_redis
 from tests.state_database import Backend, SqliteBackend
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("valet", deadline=None)
+settings.load_profile("valet")
 
 
 @pytest.fixture(scope="session")
