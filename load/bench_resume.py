@@ -281,6 +281,8 @@ def main() -> None:
         home = make_home(Path(folder))
         prepare_model(home)
         server = valet(home, sizes=Sizes(), dram=DRAM, ssd=SSD)
+        # What is measured is a load that begins when it is asked for.
+        server.env = {**server.env, "VALET_PREFETCH": "off"}
         bench = Bench(server, home / "store", lengths)
         with running(server):
             bench.run(repeats)
