@@ -33,8 +33,8 @@ SHARE: Final = 0.12
 """The room that figures are wanted for."""
 SSD_GB_S: Final = (1, 3, 12)
 KV_BYTES: Final = (23_000, 160_000)
-TURNS: Final = {16: 4000, 64: 6000, 256: 8000}
-QUICK_TURNS: Final = {16: 1500, 64: 2000}
+TURNS: Final = {16: 3000, 64: 4000, 256: 5000}
+QUICK_TURNS: Final = {16: 800, 64: 1200}
 QUICK_SHARES: Final = (0.05, 0.12, 0.5)
 WANTED_HOT: Final = 0.98
 WANTED_NEAR: Final = 0.01

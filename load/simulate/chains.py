@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cache_tiers.types import SessionKey
-from load.traces import Runs, joined
+from load.traces import Runs
 
 LEVELS = 3
 """Tiers that count what they hold of a segment."""
@@ -100,18 +100,6 @@ class Chains:
         session.tip = segment
         if tip is not None:
             self._leave(tip)
-
-    def extend(self, session: Session, runs: Runs) -> None:
-        """Blocks behind the session's chain that nobody else has."""
-        tip = session.tip
-        if tip is None or not runs:
-            return
-        session.chain = joined(session.chain, runs)
-        if tip.sessions == 1 and tip.parent is not None:
-            tip.chain, tip.end = session.chain, tip.end + length(runs)
-        else:
-            session.tip = self._grow(tip, session.chain)
-            session.tip.sessions = 1
 
     def remove(self, session: Session) -> None:
         """The session is forgotten. It claims nothing any more."""

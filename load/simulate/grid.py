@@ -25,8 +25,8 @@ from load.traces import Request, Trace
 
 WARM_UP: Final = 0.25
 """Of the turns."""
-PLAN_EVERY_S: Final = 0.5
-"""Ten times as long as the engine lets pass, which costs Valet about a point."""
+PLAN_EVERY_S: Final = 1.0
+"""Longer than the engine lets pass, which costs Valet a point or two: plans are most of a run."""
 USERS_AN_ENGINE: Final = 64
 
 

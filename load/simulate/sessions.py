@@ -13,7 +13,7 @@ from load.simulate.outcome import Tally
 from load.simulate.policies import Policies
 from load.simulate.source import Visit
 from load.simulate.tier import Tier
-from load.traces import Runs
+from load.traces import Runs, joined
 
 DRAM, DEVICE, SSD = range(3)
 """Levels of ``Chains``."""
@@ -57,7 +57,9 @@ class Sessions:
         """Those that keep something of sessions that are away, and have a limit."""
         if policies.device is not None:
             self.tiers.append(self.device)
-        if self.ssd.capacity < math.inf:
+        self._limited = self.ssd.capacity < math.inf
+        """Whether SSD may have less than all that was ever computed."""
+        if self._limited:
             self.tiers.append(self.ssd)
         self.hot_tiers = [tier for tier in self.tiers if tier is not self.ssd]
         """Those of them that have a copy of what runs."""
@@ -73,7 +75,7 @@ class Sessions:
             session = self.known[visit.session] = Session(visit.session, visit.scope)
             if visit.number:
                 self.chains.place(session, visit.requests[visit.number - 1].runs)
-                if self.ssd in self.tiers:
+                if self._limited:
                     self.store(session, 0.0)
         return session
 
@@ -108,7 +110,8 @@ class Sessions:
 
     def end(self, session: Session, answer: Runs, now: float) -> None:
         """A turn ends; all of the chain is everywhere. Nothing is cut before ``rest``."""
-        self.chains.extend(session, answer)
+        if answer:
+            self.chains.place(session, joined(session.chain, answer))
         for tier in self.hot_tiers:
             self.take(tier, session, self.chains.chunks(session), now, in_use=True)
             session.present[tier.level] = self.chains.chunks(session)
@@ -118,7 +121,7 @@ class Sessions:
     def rest(self, session: Session, now: float) -> None:
         """The turn is over, and the policies know what is to be known of the gap."""
         chunks = self.chains.chunks(session)
-        if self.ssd in self.tiers:
+        if self._limited:
             self.store(session, now)
         for tier in self.tiers:
             tier.policy.ended(session.key, chunks, now)
@@ -132,8 +135,8 @@ class Sessions:
         session.present[SSD] = self.take(self.ssd, session, chunks, now, in_use=False)
 
     def stored(self, session: Session) -> int:
-        """Chunks that SSD has; where it has no limit, all that was ever computed."""
-        return session.present[SSD] if self.ssd in self.tiers else self.chains.chunks(session)
+        """Chunks that SSD has."""
+        return session.present[SSD] if self._limited else self.chains.chunks(session)
 
     def leave(self, session: Session, now: float) -> None:
         """Its user has left, and says nothing: it is forgotten later."""

@@ -15,7 +15,7 @@ class Visit:
 
     session: SessionKey
     scope: str
-    requests: Sequence[Request]
+    requests: list[Request]
     called: dict[int, list["Visit"]] = field(default_factory=dict)
     """Sub-agents by the number of the request whose answer calls them."""
     number: int = 0
@@ -158,7 +158,7 @@ class Recorded:
 
 
 def _single(request: Request) -> Visit:
-    return Visit(SessionKey(f"trace/{request.session}"), request.scope, (request,))
+    return Visit(SessionKey(f"trace/{request.session}"), request.scope, [request])
 
 
 def _families(trace: Iterable[Request]) -> dict[str, tuple[Request, ...]]:

@@ -64,15 +64,6 @@ class Together(RuleBasedStateMachine):
         self.lists[name] = blocks
 
     @precondition(lambda self: self.lists)
-    @rule(data=st.data(), new=st.integers(1, 7))
-    def extend(self, data: st.DataObject, new: int) -> None:
-        name = data.draw(st.sampled_from(sorted(self.lists)))
-        blocks = list(range(self.fresh, self.fresh + new))
-        self.fresh += new + 1
-        self.chains.extend(self.sessions[name], runs_of(blocks))
-        self.lists[name] += blocks
-
-    @precondition(lambda self: self.lists)
     @rule(data=st.data(), level=LEVELS)
     def hold(self, data: st.DataObject, level: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.lists)))
