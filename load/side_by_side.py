@@ -72,7 +72,7 @@ class Scale:
 
 
 FULL: Final = Scale(agents=24, shortest=1000, longest=2400, context=2700, rounds=2, seconds=120.0)
-QUICK: Final = Scale(agents=8, shortest=500, longest=1200, context=1500, rounds=1, seconds=30.0)
+QUICK: Final = Scale(agents=16, shortest=300, longest=600, context=760, rounds=1, seconds=30.0)
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
