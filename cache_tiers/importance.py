@@ -6,16 +6,16 @@ The score is a rate: seconds of waiting saved for each second that the chunk is 
 
 **Return rate**, per second: how often holding the session's chunks pays. A session that has been
 away for ``a`` seconds and is held until ``b`` is back by then with the chance ``S(a) − S(b)``, and
-its chunks take their room for ``∫ S`` from ``a`` to ``b``. The rate is the best such quotient over
-all ``b``: the index of Gittins (1979) for a job that ends with the session's return. Where the
-hazard falls, as it mostly does, that is the hazard now, and within one class the longest away goes
-first, as in LRU. Where it rises (a tool that takes a minute, a gap that the client announced) it
-looks ahead to the hazard's peak, divided by the time that the room is taken until then.
+its chunks take their room for ``∫ S`` from ``a`` to ``b``. The best such quotient over all ``b`` is
+the index of Gittins (1979) for a job that ends with the session's return. Where the hazard falls,
+as it mostly does, that is the hazard now, and within one class the longest away goes first, as in
+LRU. Where it rises (a tool that takes a minute, a gap that the client announced) it looks ahead to
+the hazard's peak, divided by the time that the room is taken until then.
 
-For a session that is not there the question is whether to load it now, and what counts is how often
-it is back until shortly after that load would be over, the **loading rate**. While its return is
-further off, the load can wait. What is there is worth that much, too: it could not be brought back
-in time.
+What goes may come back, though, and need not be there before. So returns until shortly after a load
+that begins now count in full (the **loading rate**: what is not here is worth that); those further
+off count as often as a load will not be there for them, since the link is busy or others were worth
+more then (``_NOT_BACK``). While a return is further off than a load takes, the load can wait.
 
 **Loss**, in seconds: how much longer the session's next request waits without these chunks. Loaded,
 where the tier below has them and that is faster; computed at their position otherwise, which makes
@@ -43,6 +43,9 @@ _SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Of the returns still to come: the ends of the windows over which holding is judged."""
 _SOON_S = 0.1
 """Returns closer than this are not told apart."""
+_NOT_BACK = 0.3
+"""Measured (docs/decisions/0013): with 0 nobody is kept through the first seconds of a gap, with 1
+others are not brought up meanwhile."""
 _AFTER_S = 0.5
 _AFTER_SHARE = 0.25
 """How much longer: loads do not take exactly as long as expected, nor gaps."""
@@ -75,8 +78,8 @@ def return_rate(outlook: Outlook, away_s: float) -> float:
 
 
 def loading_rate(outlook: Outlook, away_s: float, load_s: float) -> float:
-    """Returns a second of holding, for one whose load takes ``load_s`` and begins now, until it is
-    over and a little longer."""
+    """Returns a second of holding until a load that takes ``load_s`` and begins now is over, and a
+    little longer."""
     held_s = _until_after(load_s)
     there, alive = outlook.survival(away_s), outlook.survival(away_s + held_s)
     if there <= 0:
@@ -158,7 +161,8 @@ class Importance:
         away_s = max(0.0, now - since)
         loss_s = self._loss_s(reach, chunks)
         loading = loading_rate(outlook, away_s, loss_s)
-        held = max(loading, return_rate(outlook, away_s))
+        not_back = _NOT_BACK if reach == chunks else 1.0
+        held = max(loading, not_back * return_rate(outlook, away_s))
         fresh_s = min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s)
         until = now + min(max(_FRESH_S[0], fresh_s), _FRESH_S[1])
         due_at = since + outlook.quantile(_SHARES[0], away_s) - _until_after(loss_s)

@@ -67,9 +67,18 @@ def test_where_computing_is_faster_that_is_what_counts() -> None:
 def test_what_the_tier_below_lacks_is_computed_and_late_tokens_are_dearer() -> None:
     returns = FakeReturns()
     returns.expect(A, Steady(0.1))
-    lowest = importance(returns, FakeCosts(token_s=0.001, late_s=0.0001), below=0)
+    lowest = importance(returns, FakeCosts(token_s=1e-5, late_s=1e-6), below=0)
     short, long = lowest.of(A, 10, 5.0).held, lowest.of(A, 100, 5.0).held
     assert long > 3 * short
+
+
+def test_a_return_far_off_counts_less_where_the_tier_below_can_bring_it_back_by_then() -> None:
+    returns = FakeReturns()
+    returns.expect(A, Sharp(100.0))
+    costs = FakeCosts(chunk_s=0.01, token_s=0.01 / CHUNK)
+    below, nowhere = (importance(returns, costs, below=b).of(A, 10, 50.0) for b in (10, 0))
+    assert 0 < below.held < 0.5 * nowhere.held
+    assert importance(returns, costs, below=10).of(A, 10, 99.8).held > 0.9 * nowhere.held
 
 
 def test_the_end_that_loads_within_the_lead_is_not_needed() -> None:
