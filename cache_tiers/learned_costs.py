@@ -14,7 +14,9 @@ from cache_tiers.prefill_cost import PrefillCost
 from cache_tiers.types import Tier
 
 _EXPECTED_BYTES_S = 10e9
-_EXPECTED_TOKEN_S = 1e-4
+_EXPECTED_TOKEN_S = 1e-2
+"""As slow as a model on a few cores: a load that is given up for computing may cost a minute there,
+one that should have been given up a moment elsewhere, once."""
 _FORGET = 0.95
 """Of a prefill, at each later one: half is gone after 14. Machines are shared, and the choice is
 made on what they can do now."""
