@@ -6,7 +6,7 @@ for which the rule is best where nothing can be brought back). What is missing i
 earliest deadline first (Horn 1974: no other order of one link meets more), at once, displacing only
 what is needed later. What the next request does not go on from goes before everything else.
 
-With bandwidth it is a heuristic, and no bound: on random small instances it has 98 % of what is
+With bandwidth it is a heuristic, and no bound: on random small instances it has 97 % of what is
 possible (``tests/unit/test_simulate_clairvoyant.py`` tries all decisions). A simulation tells it
 the future (``Foresight``) one request ahead: of a turn under way it does not know the end, nor of a
 session that has not begun.

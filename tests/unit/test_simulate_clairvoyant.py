@@ -135,8 +135,8 @@ def test_what_is_kept_and_brought_back_in_time() -> None:
 
 def test_never_above_the_optimum_and_hardly_below() -> None:
     dice = random.Random(5)
-    instances = [drawn(dice) for _ in range(60)]
+    instances = [drawn(dice) for _ in range(150)]
     best = [exact(instance) for instance in instances]
     got = [simulated(instance) for instance in instances]
     assert all(mine <= most for mine, most in zip(got, best, strict=True))
-    assert sum(got) >= 0.97 * sum(best)
+    assert sum(got) >= 0.96 * sum(best)
