@@ -1,8 +1,9 @@
 """The question a tier of prefixes asks when it needs room: whose end goes first?
 
-A tier holds the beginnings of sessions' chains. A chunk is useless without all before it, so a chain
-is only ever cut from its end. A policy names the chain to cut and how far; the tier does it, skips
-what is in use or pinned or what another session's chain goes on from, and stops when it has room.
+A tier holds the beginnings of sessions' chains. A chunk is useless without all before it, so a
+chain is only ever cut from its end. A policy names the chain to cut and how far; the tier does it,
+skips what is in use or pinned or what another session's chain goes on from, and stops when it has
+room.
 """
 
 from collections.abc import Iterator

@@ -8,8 +8,8 @@ import pytest
 
 from cache_tiers.store import ReadOutcome
 from cache_tiers.types import ChunkKey, SessionKey, Standing, Tier
-from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.owner import Owner
+from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.vllm_compat import OffloadKey, ReqContext
 from tests.integration.test_tier_manager import CHUNK, Tiers, content, key
 

@@ -19,8 +19,8 @@ from cache_tiers.types import ChunkKey, SessionKey, Tier, tenant_of
 from engine.core_plugin.device_blocks import VllmDeviceBlocks
 from engine.core_plugin.dram_tier import DramTier
 from engine.core_plugin.manager import TierManager
-from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.owner import Owner
+from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.ssd_tier import SsdTier
 from engine.core_plugin.usage import UsageOperation
 from engine.core_plugin.vllm_compat import OffloadKey, ReqContext, SharedOffloadRegion
