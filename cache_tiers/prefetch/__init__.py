@@ -1,4 +1,6 @@
 """Chunks are brought up before they are asked for.
 
-    types.py     what a planner is told and what it answers
+types.py      what a planner is told and what it answers
+planner.py    what to fetch now, and when to ask again
+tally.py      what fetches were good for
 """
