@@ -132,7 +132,7 @@ def judge(results: Results) -> list[Judged]:
             if fewer is False and WANTED_FEWER * best.missed > lru.missed:
                 reasons.append("nor has the optimum half as many")
             users, ssd_gb_s, kv_bytes = place
-            reason = "; ".join(reasons)
+            reason = "; ".join(filter(None, reasons))
             judged.append(Judged(users, share, ssd_gb_s, kv_bytes, hot, fewer, reason))
     return judged
 

@@ -8,14 +8,12 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cache_tiers.returns.curve import Curve
-from cache_tiers.returns.types import Awaits
-from load.simulate.known_gaps import gap_curves
+from load.simulate.known_gaps import GapCurves, gaps_of
 from load.simulate.model import EngineModel, Hardware, SimulationConfig
 from load.simulate.outcome import Outcome
 from load.simulate.roster import Name, contender
@@ -79,9 +77,7 @@ def engine_for(users: int) -> EngineModel:
     )
 
 
-def run(
-    cell: Cell, requests: Sequence[Request], block_tokens: int, gaps: Mapping[Awaits, Curve]
-) -> Result:
+def run(cell: Cell, requests: Sequence[Request], block_tokens: int, gaps: GapCurves) -> Result:
     """One cell, from an empty DRAM."""
     room = cell.share * cell.live_tokens * cell.kv_bytes
     hardware = Hardware(
@@ -139,7 +135,7 @@ class Grid:
     """Runs cells of one trace in several processes."""
 
     def __init__(self, trace: Trace, journal: Path, repository: Path, processes: int) -> None:
-        """``journal``: where results are kept."""
+        """``journal``: where results are kept. One process is this one."""
         self.requests = tuple(trace)
         self.block_tokens = trace.block_tokens
         self._journal = journal
@@ -154,15 +150,20 @@ class Grid:
         if not left:
             return
         self._rewrite(kept.values())
-        process = multiprocessing.get_context("spawn")
-        with (
-            self._journal.open("a", encoding="utf-8") as journal,
-            process.Pool(self._processes, _prepare, (self.requests, self.block_tokens)) as pool,
-        ):
-            for result in pool.imap_unordered(_run, left):
+        with self._journal.open("a", encoding="utf-8") as journal:
+            for result in self._do(left):
                 journal.write(json.dumps(asdict(result)) + "\n")
                 journal.flush()
                 yield result
+
+    def _do(self, cells: Sequence[Cell]) -> Iterator[Result]:
+        if self._processes == 1:
+            _prepare(self.requests, self.block_tokens)
+            yield from map(_run, cells)
+            return
+        process = multiprocessing.get_context("spawn")
+        with process.Pool(self._processes, _prepare, (self.requests, self.block_tokens)) as pool:
+            yield from pool.imap_unordered(_run, cells)
 
     def _rewrite(self, results: Iterable[Result]) -> None:
         self._journal.parent.mkdir(parents=True, exist_ok=True)
@@ -207,12 +208,12 @@ class _Process:
 
     requests: tuple[Request, ...] = ()
     block_tokens = 1
-    gaps: Mapping[Awaits, Curve] = {}
+    gaps: GapCurves = gaps_of(())
 
 
 def _prepare(requests: tuple[Request, ...], block_tokens: int) -> None:
     _Process.requests, _Process.block_tokens = requests, block_tokens
-    _Process.gaps = gap_curves(requests)
+    _Process.gaps = gaps_of(requests)
 
 
 def _run(cell: Cell) -> Result:

@@ -1,6 +1,5 @@
 """Who is compared: policies by name, made for a run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,12 +11,11 @@ from cache_tiers.eviction.recency import Recency
 from cache_tiers.eviction.s3_fifo import S3Fifo
 from cache_tiers.importance import Importance
 from cache_tiers.prefetch.planner import DeadlinePlanner
-from cache_tiers.returns.curve import Curve
 from cache_tiers.returns.empirical import EmpiricalReturns
-from cache_tiers.returns.types import Awaits, Returns
+from cache_tiers.returns.types import Returns
 from load.simulate.clairvoyant import Clairvoyant
 from load.simulate.costs import ModelCosts
-from load.simulate.known_gaps import KnownGaps
+from load.simulate.known_gaps import GapCurves, KnownGaps
 from load.simulate.model import EngineModel, Hardware, LoadAt
 from load.simulate.policies import Policies
 
@@ -36,7 +34,7 @@ class Name(StrEnum):
     TTL = "TTL 300 s, on demand"
     LRU_EARLY = "LRU, from the first byte"
     VALET = "Valet"
-    INFORMED = "Valet, told how gaps are distributed"
+    INFORMED = "Valet, told how each session waits"
     OPTIMUM = "offline optimum"
 
 
@@ -52,7 +50,7 @@ def contender(
     name: Name,
     engine: EngineModel,
     hardware: Hardware,
-    gaps: Mapping[Awaits, Curve] | None = None,
+    gaps: GapCurves | None = None,
 ) -> Contender:
     """Anew for every run. ``gaps``: for ``INFORMED``."""
     order = _baseline(name, int(min(hardware.chunks(hardware.dram_bytes), _NO_LIMIT)))
@@ -64,7 +62,7 @@ def contender(
         policies = Policies(dram=knows, planner=knows, foresight=knows)
         return Contender(policies, LoadAt.FIRST_BYTE)
     costs = ModelCosts(engine, hardware)
-    returns: Returns = KnownGaps(gaps or {}) if name is Name.INFORMED else EmpiricalReturns()
+    returns: Returns = EmpiricalReturns() if gaps is None or name is Name.VALET else KnownGaps(gaps)
     importance = Importance(returns, costs, chunk_tokens=hardware.chunk_tokens)
     by_worth = ByImportance(importance)
     planner = DeadlinePlanner(importance, by_worth)

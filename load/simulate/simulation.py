@@ -76,15 +76,15 @@ class Simulation:
         self._blocks = 0
         """Of the device, that running requests take. In chunks."""
         self._ended = 0
+        self._ended_at = 0.0
 
     def run(self) -> Outcome:
-        """From the first event to the last."""
+        """From the first event to the end of the last turn."""
         self._arrivals = self._source.begin()
         self._pull()
         events = self._events
         turns = math.inf if self._config.turns is None else self._config.turns
         handled = 0
-        now = 0.0
         while events and self._ended < turns:
             now, _, event = heapq.heappop(events)
             handled += 1
@@ -93,7 +93,8 @@ class Simulation:
                 self._serve(now)
             for prefetcher in self._prefetchers:
                 prefetcher.settle(now)
-        return self._tally.outcome(now, handled, self._sessions.loads.fetched * self._tokens)
+        fetched = self._sessions.loads.fetched * self._tokens
+        return self._tally.outcome(self._ended_at, handled, fetched)
 
     def _schedule(self, at: float, event: Done) -> None:
         self._scheduled += 1
@@ -237,7 +238,7 @@ class Simulation:
         """The answer is complete."""
         sessions, session, visit = self._sessions, turn.session, turn.visit
         request, last = visit.request, visit.upcoming is None
-        self._ended += 1
+        self._ended, self._ended_at = self._ended + 1, now
         self._running -= 1
         self._blocks -= turn.blocks
         self._tally.in_use.set(self._blocks * self._tokens, now)

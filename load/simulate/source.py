@@ -35,6 +35,8 @@ class Visit:
         return self.requests[after] if after < len(self.requests) else None
 
 
+_PREFIX = "trace/"
+
 Arrival = tuple[float, Visit]
 """When a visit's ``request`` comes."""
 
@@ -142,7 +144,7 @@ class Recorded:
             own = requests.setdefault(request.session, [])
             own.append(request)
             if len(own) == 1:
-                key = SessionKey(f"trace/{request.session}")
+                key = SessionKey(f"{_PREFIX}{request.session}")
                 self._visits[request.session] = Visit(key, request.scope, own)
 
     def begin(self) -> Iterator[Arrival]:
@@ -158,7 +160,7 @@ class Recorded:
 
 
 def _single(request: Request) -> Visit:
-    return Visit(SessionKey(f"trace/{request.session}"), request.scope, [request])
+    return Visit(SessionKey(f"{_PREFIX}{request.session}"), request.scope, [request])
 
 
 def _families(trace: Iterable[Request]) -> dict[str, tuple[Request, ...]]:
@@ -178,13 +180,19 @@ def _families(trace: Iterable[Request]) -> dict[str, tuple[Request, ...]]:
     return {root: tuple(requests) for root, requests in families.items()}
 
 
+def origin(session: SessionKey) -> str:
+    """The session of the trace that a simulated one repeats."""
+    name = session.removeprefix(_PREFIX)
+    return name[: max(name.rfind("@"), name.rfind("#"), 0)] or name
+
+
 def _visit(requests: Sequence[Request], tag: str, user: int) -> Visit:
     visits: dict[str, Visit] = {}
     own: dict[str, list[Request]] = {}
     for request in requests:
         name = request.session
         if name not in visits:
-            key = SessionKey(f"trace/{name}{tag}")
+            key = SessionKey(f"{_PREFIX}{name}{tag}")
             own[name] = []
             visits[name] = Visit(key, request.scope + tag, own[name])
             parent = visits.get(request.parent)
