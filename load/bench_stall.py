@@ -25,8 +25,9 @@ from load.report import Interval, Spread, bootstrap_median, spread_ms, table, ve
 from load.server import REPOSITORY, Sizes, make_home, prepare_model, running, valet
 
 TAIL: Final = 8
-LENGTH: Final = 7680 + TAIL
-QUICK_LENGTH: Final = 2048 + TAIL
+LENGTH: Final = 7680
+"""Without the tail."""
+QUICK_LENGTH: Final = 2048
 STREAMS: Final = 3
 STREAM_PROMPT: Final = 64
 STREAM_TOKENS: Final = 1200
@@ -147,7 +148,7 @@ def run_round(url: str, length: int, round_: int) -> tuple[list[Turn], list[Wind
     streams = [Stream(url, f"stream {round_} {i}", STREAM_TOKENS) for i in range(STREAMS)]
     turns: list[Turn] = []
     with Client(url) as client:
-        prompt = client.tokens(SESSION, length)
+        prompt = client.tokens(SESSION, length + TAIL)
         client.complete(prompt, 1, SESSION)
         client.wait_until_stored(SESSION)
         for stream in streams:
@@ -211,10 +212,11 @@ def main() -> None:
     """Run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="load.bench_stall", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="of the streams (4)")
+    parser.add_argument("--length", type=int, default=LENGTH, help=f"of the session ({LENGTH})")
     parser.add_argument("--quick", action="store_true", help="a shorter session, 1 round")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/stall.json")
     options = parser.parse_args()
-    length = QUICK_LENGTH if options.quick else LENGTH
+    length = QUICK_LENGTH if options.quick else options.length
     rounds = 1 if options.quick else options.rounds
     environment = describe()
     turns: list[Turn] = []
@@ -242,7 +244,7 @@ def main() -> None:
         options.out,
         {
             "environment": environment,
-            "prompt_tokens": length,
+            "prompt_tokens": length + TAIL,
             "streams": STREAMS,
             "wanted": {f"≤ {WANTED:g} ×": met},
             "ratio": interval and asdict(interval),

@@ -59,10 +59,12 @@ class Loads:
         self._parts: dict[int, Part] = {}
 
     def open(self, request_id: str, stream: LoadStream, on_end: OnEnd, now: float) -> None:
-        """Begin a load. What it needs of DRAM is pinned at once."""
-        self._loads.append(Load(request_id, stream, on_end, waited_for=request_id != FILL))
+        """Begin a load. What it needs of DRAM is pinned, and what fits of SSD read, at once."""
+        load = Load(request_id, stream, on_end, waited_for=request_id != FILL)
+        self._loads.append(load)
         here = [item.key for item in stream.items if self._manager.dram.has(item.key)]
         self._manager.bring(here, stream, now)
+        self._read(load, now)
 
     def is_open(self, request_id: str) -> bool:
         """Whether a load of the request runs."""
@@ -95,15 +97,10 @@ class Loads:
     def advance(self, now: float) -> dict[int, TransferJob]:
         """Read what fits the windows, end what has ended; the parts to copy, by job number."""
         jobs: dict[int, TransferJob] = {}
-        somebody_waits = self.waited_for
         for load in sorted(self._loads, key=lambda load: not load.waited_for):
-            stream = load.stream
-            stream.check_patience(now)
-            ahead = self.reads_left if load.waited_for or not somebody_waits else 0
-            wanted = stream.to_read(min(self._window - stream.in_dram(), ahead))
-            if wanted:
-                self._manager.bring(wanted, stream, now)
-            while run := stream.take_run():
+            load.stream.check_patience(now)
+            self._read(load, now)
+            while run := load.stream.take_run():
                 job_id = self._new_job_id()
                 jobs[job_id] = self._part(job_id, load, run)
             self._end_if_over(load, now)
@@ -121,6 +118,16 @@ class Loads:
             self._manager.mark_used(part.keys)
             part.load.stream.on_copied(part.keys, now)
             self._end_if_over(part.load, now)
+
+    def _read(self, load: Load, now: float) -> None:
+        """What the load's window and the disk have room for; nothing while another is waited for
+        and this one is not."""
+        if self.waited_for and not load.waited_for:
+            return
+        stream = load.stream
+        wanted = stream.to_read(min(self._window - stream.in_dram(), self.reads_left))
+        if wanted:
+            self._manager.bring(wanted, stream, now)
 
     def _part(self, job_id: int, load: Load, run: Sequence[LoadItem]) -> TransferJob:
         keys = [item.key for item in run]
