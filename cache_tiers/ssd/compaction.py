@@ -54,8 +54,10 @@ class Compactor:
 
     def _worth_copying(self, segment: Segment, least: Standing) -> list[Put]:
         standings = self._index.standings(segment.id)
+        stranded = self._space.worths.stranded_chunks(segment.id)
+        ordinary = {False: Standing.ORDINARY, True: Standing.SUPERSEDED}
         known = [
-            (standings.get(put[0], Standing.ORDINARY), put)
+            (standings.get(put[0], ordinary[put[0] in stranded]), put)
             for put in self._index.of_segment(segment.id)
         ]
         known.sort(key=lambda entry: -entry[0])

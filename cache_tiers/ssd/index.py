@@ -1,12 +1,12 @@
 """What is where, in memory: a snapshot, and what changed since."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from cache_tiers.ssd.extent import Extent
-from cache_tiers.ssd.held import UNMARKED, Held, Mark
 from cache_tiers.ssd.journal import MOST_KEY_BYTES, Put
 from cache_tiers.ssd.sealer import Keys
 from cache_tiers.ssd.snapshot import Contents, Snapshot
@@ -56,8 +56,8 @@ class Index:
         return [self._openable(key) for key in keys]
 
     def places(self, keys: Iterable[ChunkKey]) -> list[int]:
-        """As ``find``, in a fraction of the time: a number for each place, that of its segment
-        shifted by ``SEGMENT_SHIFT``; 0 for none."""
+        """As ``find``, in less time: a number for each place, with that of the segment from
+        ``SEGMENT_SHIFT`` on; 0 for none."""
         return [self._place(key) if key in self else 0 for key in keys]
 
     def live(self, segment: int) -> tuple[int, int]:
@@ -67,19 +67,11 @@ class Index:
             return (held.chunks, held.pages) if held else (0, 0)
 
     def mark(self, keys: Sequence[ChunkKey], standing: Standing) -> None:
-        """Rank known chunks, until they are forgotten."""
+        """Give known chunks another standing, which they keep until they are forgotten."""
         for start in range(0, len(keys), _MARKED_AT_ONCE):
             with self._lock:
                 for key in keys[start : start + _MARKED_AT_ONCE]:
-                    self._state.mark(key, rank=standing)
-
-    def strand(self, keys: Sequence[ChunkKey], stranded: bool) -> None:
-        """Say that known chunks are of no use without others that are gone, or are again: they
-        stand as if they were superseded, unless they are pinned."""
-        for start in range(0, len(keys), _MARKED_AT_ONCE):
-            with self._lock:
-                for key in keys[start : start + _MARKED_AT_ONCE]:
-                    self._state.mark(key, stranded=stranded)
+                    self._state.mark(key, standing)
 
     def pages_of(self, segment: int, standing: Standing) -> int:
         """Pages that a segment's chunks of this standing take; not for ORDINARY."""
@@ -91,13 +83,7 @@ class Index:
         """Of a segment's chunks, those that are not ORDINARY."""
         with self._lock:
             held = self._state.segments.get(segment)
-            return {key: mark.standing for key, (mark, _) in held.marks.items()} if held else {}
-
-    def ranked(self, segment: int, standing: Standing) -> int:
-        """How many of a segment's chunks were ranked so; not for ORDINARY."""
-        with self._lock:
-            held = self._state.segments.get(segment)
-            return sum(mark.rank is standing for mark, _ in held.marks.values()) if held else 0
+            return {key: standing for key, (standing, _) in held.marks.items()} if held else {}
 
     def of_segment(self, segment: int) -> list[Put]:
         """Known chunks of a segment, by page."""
@@ -178,8 +164,8 @@ class Index:
                 if contents.added.get(key) is not extent or extent.segment not in base.segments:
                     state.put(key, extent)
             for held in now.segments.values():
-                for key, (mark, _) in held.marks.items():
-                    state.mark(key, rank=mark.rank, stranded=mark.stranded)
+                for key, (standing, _) in held.marks.items():
+                    state.mark(key, standing)
             self._state = state
 
     def reset(self, base: Snapshot | None) -> None:
@@ -216,6 +202,31 @@ class Index:
         return extent if seal.owner in self._owners or seal.nonce in self._kept else None
 
 
+class _Held:
+    """What is known of one segment."""
+
+    __slots__ = ("added", "chunks", "marks", "pages", "pages_by")
+
+    def __init__(self, chunks: int, pages: int) -> None:
+        self.chunks = chunks
+        self.pages = pages
+        self.added: set[ChunkKey] = set()
+        self.marks: dict[ChunkKey, tuple[Standing, int]] = {}
+        """Standing and pages of chunks that are not ORDINARY."""
+        self.pages_by: Counter[Standing] = Counter()
+
+    def mark(self, key: ChunkKey, standing: Standing, pages: int) -> None:
+        self.unmark(key)
+        if standing is not Standing.ORDINARY:
+            self.marks[key] = (standing, pages)
+            self.pages_by[standing] += pages
+
+    def unmark(self, key: ChunkKey) -> Standing:
+        standing, pages = self.marks.pop(key, (Standing.ORDINARY, 0))
+        self.pages_by[standing] -= pages
+        return standing
+
+
 class _State:
     """A base and what changed since. Changes are made under the index's lock, each so that a
     lookup beside it finds a chunk that is known before and after."""
@@ -229,7 +240,7 @@ class _State:
         self.added: dict[ChunkKey, Extent] = {}
         self.chunks = len(base)
         self.segments = {
-            summary.id: Held(summary.count, summary.chunk_pages)
+            summary.id: _Held(summary.count, summary.chunk_pages)
             for summary in base.segments.values()
             if summary.count
         }
@@ -249,36 +260,27 @@ class _State:
             extent = self.added.get(key)
         return extent
 
-    def mark(
-        self, key: ChunkKey, *, rank: Standing | None = None, stranded: bool | None = None
-    ) -> None:
-        """Say either or both of a chunk, if it is there."""
+    def mark(self, key: ChunkKey, standing: Standing) -> None:
+        """Give a chunk another standing, if it is there."""
         extent = self.get(key)
-        if extent is None:
-            return
-        held = self.segments[extent.segment]
-        before, _ = held.marks.get(key, (UNMARKED, 0))
-        mark = Mark(
-            before.rank if rank is None else rank,
-            before.stranded if stranded is None else stranded,
-        )
-        held.mark(key, mark, extent.pages)
+        if extent is not None:
+            self.segments[extent.segment].mark(key, standing, extent.pages)
 
     def put(self, key: ChunkKey, extent: Extent) -> Extent | None:
         """Take over a chunk, with its standing: where it was before."""
         before = self.added.get(key)
         number = self.number(key) if before is None else -1
         self.added[key] = extent
-        mark = UNMARKED
+        standing = Standing.ORDINARY
         if before is not None:
-            mark = self.segments[before.segment].unmark(key)
+            standing = self.segments[before.segment].unmark(key)
             self._leave(before.segment, before.pages, key)
         elif number >= 0:
             before = self.base.extent(number)
-            mark = self.segments[before.segment].unmark(key)
+            standing = self.segments[before.segment].unmark(key)
             self._kill(number, before.segment)
-        held = self.segments.setdefault(extent.segment, Held(0, 0))
-        held.mark(key, mark, extent.pages)
+        held = self.segments.setdefault(extent.segment, _Held(0, 0))
+        held.mark(key, standing, extent.pages)
         held.added.add(key)
         held.chunks += 1
         held.pages += extent.pages

@@ -343,15 +343,19 @@ class Space:
 
     def _candidate(self, segment: Segment) -> Candidate:
         chunks, live = self._index.live(segment.id)
+        superseded = self._index.pages_of(segment.id, Standing.SUPERSEDED)
+        size = live / max(1, chunks)
+        needed = chunks - round(superseded / max(1.0, size))
+        stranded = round(self.worths.stranded(segment.id) * size)
         return Candidate(
             segment.id,
             segment.bytes_used,
             segment.last_used,
             chunks,
             live * PAGE_BYTES,
-            self._index.pages_of(segment.id, Standing.SUPERSEDED) * PAGE_BYTES,
+            min(live, superseded + stranded) * PAGE_BYTES,
             self._index.pages_of(segment.id, Standing.PINNED) * PAGE_BYTES,
-            self.worths.of(segment.id, chunks, segment.last_used),
+            self.worths.of(segment.id, needed, segment.last_used),
         )
 
     def _evict(self, segment: Segment) -> None:

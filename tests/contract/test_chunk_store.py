@@ -1,11 +1,12 @@
 """What every chunk store promises, whatever is below it."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from cache_tiers.eviction.expectation import Expectation, Price, Stake
 from cache_tiers.memory_store import MemoryStore
 from cache_tiers.ssd.aligned import aligned
 from cache_tiers.ssd.config import SsdConfig
@@ -43,6 +44,28 @@ def get(store: ChunkStore, *numbers: int) -> list[ReadOutcome]:
     for number, slot, outcome in zip(numbers, slots, outcomes, strict=True):
         assert outcome is not ReadOutcome.OK or slot == content(number)
     return outcomes
+
+
+def expect(store: ChunkStore, *stakes: Stake, trusted: bool = True) -> None:
+    """Every chunk costs a second."""
+    store.expect(lambda: Expectation(stakes, Price(1.0, 0.0), 1_000_000.0, trusted))
+
+
+def stake(session: str, *numbers: int, rate: float = 0.01, above: int = 0) -> Stake:
+    return Stake(SessionKey(session), tuple(key(n) for n in numbers), above, rate)
+
+
+def put_until_some_go(
+    store: ChunkStore, *watched: int, stakes: Sequence[Stake], trusted: bool = True
+) -> None:
+    """Chunks that are worth more than any, until one of those watched is gone."""
+    for number in range(1000, 1060):
+        wanted = stake("t/wanted", *range(1000, number + 1), rate=100.0)
+        expect(store, *stakes, wanted, trusted=trusted)
+        put(store, number)
+        if not all(store.contains(key(n)) for n in watched):
+            return
+    raise AssertionError("nothing went")
 
 
 class Promises:
@@ -170,6 +193,92 @@ class SoundPromises(Promises):
             put(store, number)
             number += 1
         assert not all(store.contains(key(n)) for n in range(100, 110))
+
+    def test_what_is_worth_the_least_goes_first(self, store: ChunkStore) -> None:
+        """Though it was used last."""
+        put(store, *range(20))
+        put(store, *range(100, 120))
+        stakes = [stake("t/a", *range(20), rate=5.0), stake("t/b", *range(100, 120), rate=0.0)]
+        put_until_some_go(store, *range(20), *range(100, 120), stakes=stakes)
+        assert all(store.contains(key(n)) for n in range(20))
+
+    def test_what_several_would_miss_is_worth_more(self, store: ChunkStore) -> None:
+        put(store, *range(20))
+        put(store, *range(100, 120))
+        stakes = [stake(f"t/{n}", *range(20), rate=2.0) for n in range(3)]
+        stakes.append(stake("t/x", *range(100, 120), rate=4.0))
+        put_until_some_go(store, *range(20), *range(100, 120), stakes=stakes)
+        assert all(store.contains(key(n)) for n in range(20))
+
+    def test_of_whom_nothing_is_known_is_not_worthless(self, store: ChunkStore) -> None:
+        put(store, *range(20))
+        put(store, *range(100, 120))
+        stakes = [stake("t/b", *range(100, 120), rate=1e-9)]
+        put_until_some_go(store, *range(20), *range(100, 120), stakes=stakes)
+        assert all(store.contains(key(n)) for n in range(20))
+
+    @pytest.mark.parametrize("trusted", [True, False])
+    def test_what_is_behind_a_hole_goes_first(self, store: ChunkStore, trusted: bool) -> None:
+        put(store, *range(200, 220))
+        put(store, *range(20))
+        store.delete([key(0)])
+        stakes = [stake("t/a", *range(20), rate=5.0), stake("t/b", *range(200, 220))]
+        watched = (*range(200, 220), *range(1, 20))
+        put_until_some_go(store, *watched, stakes=stakes, trusted=trusted)
+        assert all(store.contains(key(n)) for n in range(200, 220))
+        assert store.torn == (SessionKey("t/a"),)
+
+    def test_a_hole_that_is_filled_again_makes_no_difference(self, store: ChunkStore) -> None:
+        put(store, *range(200, 220))
+        put(store, *range(20))
+        stakes = [stake("t/a", *range(20)), stake("t/b", *range(200, 220))]
+        store.delete([key(0)])
+        expect(store, *stakes, trusted=False)
+        put(store, 0)
+        watched = (*range(200, 220), *range(20))
+        put_until_some_go(store, *watched, stakes=stakes, trusted=False)
+        assert all(store.contains(key(n)) for n in range(20))
+        assert store.torn == ()
+
+    def test_nor_does_one_whose_chunks_are_above(self, store: ChunkStore) -> None:
+        put(store, *range(200, 220))
+        put(store, *range(20))
+        store.delete([key(0)])
+        stakes = [stake("t/a", *range(20), above=1), stake("t/b", *range(200, 220))]
+        watched = (*range(200, 220), *range(1, 20))
+        put_until_some_go(store, *watched, stakes=stakes, trusted=False)
+        assert all(store.contains(key(n)) for n in range(1, 20))
+
+    @pytest.mark.parametrize("trusted", [True, False])
+    def test_no_end_is_left_without_its_beginning(self, store: ChunkStore, trusted: bool) -> None:
+        chains = [range(start, start + 20) for start in range(0, 100, 20)]
+        for number, chain in enumerate(chains):
+            stakes = [stake(f"t/{n}", *chain, rate=9.0 - n) for n, chain in enumerate(chains)]
+            expect(store, *stakes[:number], trusted=trusted)
+            put(store, *chain)
+        gone = store.stats().evicted_chunks
+        assert gone > 0
+        behind = 0
+        for chain in chains:
+            held = [store.contains(key(n)) for n in chain]
+            behind += sum(held[held.index(False) :]) if False in held else 0
+        # What goes with one eviction may strand as much, which is then the next to go.
+        assert behind <= min(gone, 10)
+
+    def test_leases_outlast_what_is_worth_more(self, store: ChunkStore) -> None:
+        put(store, *range(10))
+        store.rank([key(n) for n in range(10)], Standing.PINNED)
+        put(store, *range(100, 120))
+        stakes = [stake("t/a", *range(10), rate=0.0), stake("t/b", *range(100, 120), rate=9.0)]
+        put_until_some_go(store, *range(100, 120), *range(10), stakes=stakes)
+        assert all(store.contains(key(n)) for n in range(10))
+        assert store.take_evicted_pins() == []
+
+    def test_what_is_expected_changes_nothing_of_what_is_there(self, store: ChunkStore) -> None:
+        put(store, 1, 2, 3)
+        expect(store, stake("t/a", 1, 2, 3, 4, rate=0.0), stake("t/b", 9))
+        assert get(store, 1, 2, 3) == [ReadOutcome.OK] * 3
+        assert store.stats().evicted_chunks == 0
 
     def test_what_is_pinned_goes_last(self, store: ChunkStore) -> None:
         put(store, *range(10))

@@ -11,12 +11,12 @@ from cache_tiers.ssd import worths
 from cache_tiers.ssd.extent import Extent, Seal
 from cache_tiers.ssd.index import Index
 from cache_tiers.ssd.worths import Worths
-from cache_tiers.types import ChunkKey, SessionKey, Standing
+from cache_tiers.types import ChunkKey, SessionKey
 
 A, B, C = SessionKey("t/a"), SessionKey("t/b"), SessionKey("t/c")
 NOW = 1000.0
 SEAL = Seal(0, bytes(12), bytes(48), bytes(16))
-SUPERSEDED, PINNED = Standing.SUPERSEDED, Standing.PINNED
+EVEN = Price(1.0, 0.0)
 
 
 class Keys:
@@ -48,9 +48,7 @@ class Bench:
             assert key
             self.worths.left(extent.segment)
 
-    def expect(
-        self, *stakes: Stake, price: Price = Price(1.0, 0.0), trusted: bool = True
-    ) -> None:
+    def expect(self, *stakes: Stake, price: Price = EVEN, trusted: bool = True) -> None:
         self.worths.tell(lambda: Expectation(stakes, price, NOW, trusted))
 
     def of(self, segment: int) -> float:
@@ -60,12 +58,12 @@ class Bench:
 
     def stranded(self) -> str:
         self.worths.settle()
-        found = [
-            key.decode()
-            for segment in range(1, 10)
-            for key, standing in self.index.standings(segment).items()
-            if standing is SUPERSEDED
-        ]
+        found = []
+        for segment in range(1, 10):
+            chunks = self.worths.stranded_chunks(segment)
+            assert len(chunks) == self.worths.stranded(segment)
+            assert chunks <= {key for key, _ in self.index.of_segment(segment)}
+            found += [key.decode() for key in chunks]
         return "".join(sorted(found))
 
 
@@ -97,13 +95,11 @@ def test_sessions_that_share_a_segment_add_up() -> None:
 def test_what_is_nobodys_is_judged_by_recency_once_however_many_hold_the_rest() -> None:
     bench = Bench("abzzz")
     bench.write(1, "uvw")
-    told = Expectation((stake(A, "ab"), stake(B, "ab")), Price(1.0, 0.0), NOW, True)
+    told = Expectation((stake(A, "ab"), stake(B, "ab")), EVEN, NOW, True)
     bench.worths.tell(lambda: told)
-    bench.index.mark(chain("w"), SUPERSEDED)
     bench.worths.settle()
-    chunks = bench.index.live(1)[0]
-    assert chunks == 6
-    fresh = bench.worths.of(1, chunks, last_used=NOW - 10)
+    assert bench.index.live(1)[0] == 6
+    fresh = bench.worths.of(1, 5, last_used=NOW - 10)
     assert fresh - bench.of(1) == pytest.approx(told.of_nobody(3, NOW - 10))
 
 
@@ -121,7 +117,7 @@ def test_what_is_expected_is_asked_for_once_when_it_is_needed() -> None:
 
     def make() -> Expectation:
         asked.append(1)
-        return Expectation((stake(A, "a"),), Price(1.0, 0.0), NOW, True)
+        return Expectation((stake(A, "a"),), EVEN, NOW, True)
 
     bench.worths.tell(make)
     assert not asked
@@ -138,7 +134,6 @@ def test_what_is_behind_a_hole_is_stranded_and_worth_nothing() -> None:
     assert bench.stranded() == "ef"
     assert bench.worths.torn == (A,)
     assert (bench.of(1), bench.of(3)) == (2.0, 0.0)
-    assert bench.index.pages_of(3, SUPERSEDED) == 2
 
 
 def test_it_is_of_use_again_when_the_hole_is_filled() -> None:
@@ -217,19 +212,6 @@ def test_a_stranded_chunk_that_comes_back_to_be_stranded_again() -> None:
     bench.lose("c")
     bench.write(4, "c")
     assert bench.stranded() == "c"
-
-
-def test_pins_and_ranks_outlive_being_stranded() -> None:
-    bench = Bench("a", "bcd")
-    bench.expect(stake(A, "abcd"))
-    bench.index.mark(chain("c"), PINNED)
-    bench.index.mark(chain("d"), SUPERSEDED)
-    bench.lose("a")
-    assert bench.stranded() == "bd"
-    assert bench.index.standings(2)[ChunkKey(b"c")] is PINNED
-    bench.write(3, "a")
-    bench.expect(stake(A, "abcd"))
-    assert bench.stranded() == "d"
 
 
 def test_after_everything_was_looked_at_anew_it_is_known_again() -> None:
