@@ -19,7 +19,7 @@ _STRENGTH: Final = 4.0
 """A session's own gaps weigh as many as they are, everybody's as so many."""
 
 _Counts = NDArray[np.float64]
-"""GapCurves by bin; the last is for those that never end."""
+"""Gaps by bin; the last is for those that never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class KnownGaps:
         self._away: dict[SessionKey, tuple[Curve, float]] = {}
 
     def know(self, gaps: GapCurves) -> None:
-        """GapCurves that begin from now on are distributed like this."""
+        """Gaps that begin from now on are distributed like this."""
         self._gaps = gaps
 
     def ended(self, end: TurnEnd, now: float) -> None:
