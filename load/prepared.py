@@ -36,23 +36,29 @@ class Prepared:
 
 
 def prepare(kept: Path, team: Callable[[], Sequence[PacedAgent]], sizes: Sizes) -> Prepared:
-    """The home of the agents that ``team`` makes, always the same ones; from a folder of their own
-    below ``kept`` if it is there, else by a server that answers their first requests. Raises
-    ServerFailed."""
+    """The home of the agents that ``team`` makes, always the same ones: a folder of their own below
+    ``kept``. What is missing there of it, a server makes, which answers their first requests; if it
+    is interrupted, the next one goes on. Raises ServerFailed."""
+    agents = team()
     folder = kept / _name(team())
-    told = folder / "answers.json"
+    home, told = folder / "home", folder / "answers.json"
     if not told.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        home = make_home(folder)
-        prepare_model(home)
+        prepare_model(make_home(folder))
+        told.write_text("[]", encoding="utf-8")
+    answers = json.loads(told.read_text(encoding="utf-8"))
+    if len(answers) < len(agents):
         server = valet(home, sizes=sizes, dram=_DRAM, ssd=SSD)
         with running(server), Client(server.url) as client:
-            working = Team(client, team())
-            working.one_by_one()
-            working.wait_until_stored()
-        told.write_text(json.dumps(working.answers), encoding="utf-8")
-    return Prepared(folder / "home", tuple(json.loads(told.read_text(encoding="utf-8"))))
+            working = Team(client, agents)
+            working.skip(answers)
+            for number in range(len(answers), len(agents)):
+                _, answer = working.turn(number)
+                working.wait_until_stored(number)
+                answers.append(answer)
+                told.write_text(json.dumps(answers), encoding="utf-8")
+    return Prepared(home, tuple(answers))
 
 
 def _name(agents: Sequence[PacedAgent]) -> str:

@@ -147,7 +147,7 @@ def opened(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> Iterator[O
         opening = {}
         for name, team in teams.items():
             team.skip(prepared.answers)
-            opening[name] = tuple(team.one_by_one())
+            opening[name] = tuple(team.turn(number)[0] for number in range(scale.agents))
         turns = [turn for some in opening.values() for turn in some]
         if not all(sum(turn.receipt["reused_tokens"].values()) for turn in turns):
             raise NotPrepared("sessions of the prepared home are not found: remove it")

@@ -71,23 +71,21 @@ class Team:
         self._turns: list[Turned] = []
 
     def skip(self, answers: Sequence[str]) -> None:
-        """Each agent's first request was answered so, elsewhere."""
-        for member, answer in zip(self._members, answers, strict=True):
+        """The first requests of the first agents were answered so, elsewhere."""
+        for member, answer in zip(self._members, answers, strict=False):
             member.step = member.agent.step(0.0)
             member.agent.answered(answer)
             member.turns, member.answered_at = 1, self._clock()
 
-    @property
-    def answers(self) -> list[str]:
-        """The last to each agent."""
-        return [member.answer for member in self._members]
-
-    def one_by_one(self) -> list[Turned]:
-        """A turn of each, one after another; persons are answered."""
+    def turn(self, number: int) -> tuple[Turned, str]:
+        """The next turn of one agent, and its answer, to a person."""
         self._turns = []
-        for number in range(len(self._members)):
-            self._turn(number, 0.0, 1.0)
-        return self._turns
+        self._turn(number, 0.0, 1.0)
+        return self._turns[-1], self._members[number].answer
+
+    def wait_until_stored(self, number: int) -> None:
+        """Until the SSD has all of one agent's session."""
+        self._client.wait_until_stored(self._members[number].session)
 
     def stint(self, seconds: float, stretch: float) -> list[Turned]:
         """Work for about so long: the last turns are sent by then. Gaps are ``stretch`` times as
@@ -107,11 +105,6 @@ class Team:
         for job in jobs:
             job.result()
         return sorted(self._turns, key=lambda turn: turn.sent)
-
-    def wait_until_stored(self) -> None:
-        """Until the SSD has all of every session."""
-        for member in self._members:
-            self._client.wait_until_stored(member.session)
 
     def _work(self, number: int, until: float, stretch: float, over: threading.Event) -> None:
         # Persons come one after another, within the time of one gap.

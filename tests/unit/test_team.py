@@ -56,29 +56,26 @@ def _team(memory: Memory, count: int = 3) -> Team:
     )
 
 
-def test_first_turns_are_sent_one_after_another(memory: Memory) -> None:
+def test_single_turns_answer_persons(memory: Memory) -> None:
     team = _team(memory)
-    turns = team.one_by_one()
-    assert [session for session, _, _ in memory.asked] == ["agent-0", "agent-1", "agent-2"]
-    assert {expect for _, _, expect in memory.asked} == {""}
-    assert [(t.agent, t.number, t.tool, t.gap_s) for t in turns] == [
-        (n, 1, "", None) for n in range(3)
-    ]
-    assert team.answers == ["answer 1", "answer 2", "answer 3"]
-    team.wait_until_stored()
-    assert memory.stored == ["agent-0", "agent-1", "agent-2"]
+    turned, answer = team.turn(1)
+    assert (turned.agent, turned.number, turned.tool, turned.gap_s) == (1, 1, "", None)
+    assert answer == "answer 1"
+    assert [(session, expect) for session, _, expect in memory.asked] == [("agent-1", "")]
+    team.wait_until_stored(1)
+    assert memory.stored == ["agent-1"]
+    assert team.turn(1)[0].gap_s is not None
 
 
 def test_it_goes_on_where_another_has_begun(memory: Memory) -> None:
-    first = _team(memory)
-    first.one_by_one()
-    second = _team(memory)
-    second.skip(first.answers)
-    turns = second.one_by_one()
-    assert [turn.number for turn in turns] == [2, 2, 2]
-    for before, after in zip(memory.asked[:3], memory.asked[3:], strict=True):
-        assert list(after[1])[: len(before[1])] == list(before[1])
-        assert list(after[1])[len(before[1])]["content"].startswith("answer")
+    first, second = _team(memory), _team(memory)
+    second.skip([first.turn(number)[1] for number in range(2)])
+    turns = [second.turn(number)[0] for number in range(3)]
+    assert [turn.number for turn in turns] == [2, 2, 1]
+    for before, after in zip(memory.asked[:2], memory.asked[2:], strict=False):
+        history = list(after[1])
+        assert history[: len(before[1])] == list(before[1])
+        assert history[len(before[1])]["content"].startswith("answer")
 
 
 def test_a_stint_ends_with_persons(memory: Memory) -> None:
