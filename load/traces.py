@@ -238,7 +238,7 @@ class _OwnParser:
 
     def __init__(self) -> None:
         self._chains: dict[str, Runs] = {}
-        self._shared: dict[str, tuple[int, int]] = {}
+        self._shared: dict[str, Runs] = {}
         self._next = 0
 
     def __call__(self, line: Any) -> list[Request]:
@@ -246,6 +246,9 @@ class _OwnParser:
         prompt, output = int(line["prompt"]), int(line["output"])
         if prompt < 1 or output < 0:
             raise ValueError("a prompt has a token at least")
+        at_s, gap_s = float(line.get("at", 0.0)), line.get("gap_s")
+        gap_s = None if gap_s is None else float(gap_s)
+        awaits = Awaits(line.get("awaits", "tool"))
         before = self._chains.get(session)
         if before is None:
             before = self._beginning(line.get("shared"))
@@ -255,32 +258,22 @@ class _OwnParser:
         runs = joined(kept, self._fresh(new))
         answer = self._fresh(output)
         self._chains[session] = joined(runs, answer)
-        gap_s = line.get("gap_s")
+        tool = str(line.get("tool", ""))
         return [
             Request(
-                session,
-                float(line.get("at", 0.0)),
-                prompt,
-                output,
-                "",
-                runs,
-                None if gap_s is None else float(gap_s),
-                Awaits(line.get("awaits", "tool")),
-                str(line.get("tool", "")),
-                answer_runs=answer,
+                session, at_s, prompt, output, "", runs, gap_s, awaits, tool, answer_runs=answer
             )
         ]
 
     def _beginning(self, shared: Any) -> Runs:
         if shared is None:
             return ()
-        name, tokens = str(shared[0]), int(shared[1])
-        first, count = self._shared.get(name, (0, 0))
-        if count < tokens:
-            # A longer one begins anew: numbers behind the shorter one are taken.
-            ((first, count),) = self._fresh(tokens)
-            self._shared[name] = (first, count)
-        return ((first, tokens),)
+        name, tokens = shared
+        text = self._shared.get(str(name), ())
+        missing = int(tokens) - sum(count for _, count in text)
+        if missing > 0:
+            text = self._shared[str(name)] = joined(text, self._fresh(missing))
+        return _whole(text, int(tokens))
 
     def _fresh(self, tokens: int) -> Runs:
         first = self._next

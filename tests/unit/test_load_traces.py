@@ -26,7 +26,7 @@ from load.replay_writes import (
     replay,
 )
 from load.server import REPOSITORY
-from load.traces import Request, coding_agents, find_traces, mooncake
+from load.traces import Request, coding_agents, find_traces, mooncake, own, own_requests
 
 CHUNK = 16
 
@@ -143,6 +143,117 @@ def test_only_traces_that_are_there_are_found(tmp_path: Path) -> None:
     write(tmp_path / "mooncake/synthetic_trace.jsonl.gz", [arrival(0, 512, 1)])
     found = find_traces({"VALET_TRACES": str(tmp_path)}, REPOSITORY)
     assert [len(list(found[name])) for name in found] == [1]
+
+
+# --- gaps, and what is waited for ----------------------------------------------------------------
+
+
+def test_gaps_are_those_of_the_client_and_what_is_awaited_that_of_the_answer(
+    tmp_path: Path,
+) -> None:
+    session = agent(
+        "a",
+        {**asked(0, 64, [1, 1]), "think_time": 0.0, "stop": "tool_use", "api_time": 4.0},
+        {**asked(13, 128, [1, 2]), "think_time": 9.0, "stop": "end_turn"},
+        {**asked(50, 192, [1, 3]), "stop": ""},
+    )
+    requests = list(coding_agents(write(tmp_path / "t.jsonl", [session])))
+    assert [request.gap_s for request in requests] == [0.0, 9.0, None]
+    assert [request.awaits for request in requests] == ["tool", "person", "person"]
+
+
+def test_a_subagent_begins_so_long_after_its_callers_answer_and_ends_when_it_says(
+    tmp_path: Path,
+) -> None:
+    called = {**SUBAGENT, "t": 100.0, "duration_ms": 90_000}
+    first = {**asked(2, 64, [1, 1]), "api_time": 5.0, "think_time": 0.0}
+    trace = coding_agents(write(tmp_path / "t.jsonl", [agent("a", first, called)]))
+    _, child = trace
+    assert (child.at_s, child.gap_s, child.parent) == (15.0, 3.0, "a")
+
+
+def test_runs_are_as_few_as_can_be(tmp_path: Path) -> None:
+    session = agent("a", asked(0, 64 * 9, [1, 3], [4, 2], [6, 0], [6, 1], [9, 3]))
+    (request,) = coding_agents(write(tmp_path / "t.jsonl", [session]))
+    assert request.runs == ((1, 6), (9, 3))
+
+
+# --- Valet's own format --------------------------------------------------------------------------
+
+
+def said(session: str, prompt: int, output: int, **more: Any) -> dict[str, Any]:
+    return {"session": session, "prompt": prompt, "output": output, **more}
+
+
+def test_a_prompt_is_what_was_there_and_what_is_new(tmp_path: Path) -> None:
+    lines = [
+        said("a", 100, 10, at=5.0, awaits="tool", tool="look"),
+        said("b", 50, 5, at=6, awaits="person"),
+        said("a", 150, 20, gap_s=2.5),
+    ]
+    trace = own(write(tmp_path / "t.jsonl", lines))
+    a, b, again = trace
+    assert list(trace) == [a, b, again]
+    assert (trace.block_tokens, trace.skipped) == (1, 0)
+    assert (a.runs, a.answer_runs) == (((0, 100),), ((100, 10),))
+    assert (b.runs, b.answer_runs) == (((110, 50),), ((160, 5),))
+    assert again.runs == ((0, 110), (165, 40))
+    assert (a.at_s, a.gap_s, a.awaits, a.tool) == (5.0, None, "tool", "look")
+    assert (b.awaits, again.gap_s, again.tool) == ("person", 2.5, "")
+
+
+def test_a_history_is_rewritten_from_where_it_is_kept(tmp_path: Path) -> None:
+    lines = [said("a", 100, 10), said("a", 60, 5, keeps=40), said("a", 70, 5)]
+    _, second, third = own(write(tmp_path / "t.jsonl", lines))
+    assert second.runs == ((0, 40), (110, 20))
+    assert third.runs == ((0, 40), (110, 30))
+
+
+def test_a_shorter_prompt_keeps_what_it_has_room_for(tmp_path: Path) -> None:
+    _, second = own(write(tmp_path / "t.jsonl", [said("a", 100, 10), said("a", 30, 5)]))
+    assert second.runs == ((0, 30),)
+
+
+def test_sessions_begin_with_what_they_share(tmp_path: Path) -> None:
+    lines = [
+        said("a", 100, 1, shared=["tools", 40]),
+        said("b", 100, 1, shared=["tools", 30]),
+        said("c", 100, 1, shared=["others", 30]),
+        said("d", 100, 1, shared=["tools", 60]),
+    ]
+    a, b, c, d = own(write(tmp_path / "t.jsonl", lines))
+
+    def common(one: Request, other: Request) -> int:
+        return sum(mine == its for mine, its in zip(one.blocks(), other.blocks(), strict=True))
+
+    assert (common(a, b), common(a, c), common(a, d)) == (30, 0, 40)
+    assert all(sum(count for _, count in request.runs) == 100 for request in (a, b, c, d))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[]",
+        {"session": "b", "prompt": 1},
+        said("b", 0, 1),
+        said("b", 5, -1),
+        said("b", 5, 1, awaits="nobody"),
+        said("b", 5, 1, shared=["x"]),
+        said("b", 5, 1, gap_s="long"),
+    ],
+)
+def test_lines_that_are_not_in_valets_format_are_skipped(tmp_path: Path, bad: Any) -> None:
+    good = said("a", 5, 1)
+    trace = own(write(tmp_path / "t.jsonl", [good, bad, good]))
+    assert [request.session for request in trace] == ["a", "a"]
+    assert trace.skipped == 1
+
+
+def test_lines_need_no_file() -> None:
+    made = list(own_requests([said("a", 5, 1), said("a", 9, 1)]))
+    assert [request.input_tokens for request in made] == [5, 9]
+    with pytest.raises(KeyError):
+        list(own_requests([{"prompt": 5}]))
 
 
 def test_real_traces_where_they_are() -> None:
