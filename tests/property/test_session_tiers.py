@@ -1,5 +1,6 @@
 """Sessions over three small tiers, without an engine: vLLM's block pool, a real DRAM region, a
-store. Nothing leaks, limits hold, and what is pinned stays until nothing else is left."""
+store. Nothing leaks, limits hold, and what is pinned stays until nothing else is left, whatever is
+expected of sessions."""
 
 import hashlib
 import os
@@ -21,9 +22,11 @@ from engine.core_plugin.dram_tier import DramTier
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.owner import Owner
 from engine.core_plugin.sessions_view import SessionChunks
+from engine.core_plugin.ssd_outlook import TOLD_EVERY_S, SsdOutlook
 from engine.core_plugin.ssd_tier import SsdTier
 from engine.core_plugin.usage import UsageOperation
 from engine.core_plugin.vllm_compat import OffloadKey, ReqContext, SharedOffloadRegion
+from tests.outlooks import FakeCosts, FakeReturns, Steady
 
 CHUNK, TOKENS = 4096, 16
 BLOCKS, ROWS, STORED = 17, 8, 12
@@ -62,6 +65,17 @@ class TiersMachine(RuleBasedStateMachine):
         self.device = VllmDeviceBlocks(kv_cache_manager)
         self.sessions = SessionChunks(self.manager, 1, TOKENS)
         self.sessions.bind(self.device)
+        self.returns = FakeReturns()
+        self.outlook = SsdOutlook(
+            self.manager,
+            self.sessions,
+            self.returns,
+            FakeCosts(),
+            (),
+            tokens_per_chunk=TOKENS,
+            wall_clock=time.time,
+        )
+        self.told_at = 0.0
         self.now = 0.0
 
     # --- what happens ----------------------------------------------------------------------------
@@ -138,6 +152,13 @@ class TiersMachine(RuleBasedStateMachine):
     @rule(session=SESSIONS, tier=st.none() | TIERS)
     def unpin(self, session: SessionKey, tier: Tier | None) -> None:
         self.sessions.standings.pins.unpin(session, tier)
+
+    @rule(session=SESSIONS, rate=st.sampled_from([0.001, 0.1, 10.0]), trusted=st.booleans())
+    def foresee(self, session: SessionKey, rate: float, trusted: bool) -> None:
+        self.told_at += TOLD_EVERY_S
+        self.returns.trusted = trusted
+        self.returns.expect(session, Steady(rate), since=self.told_at)
+        self.outlook.poll(self.told_at)
 
     @rule()
     def wait(self) -> None:
