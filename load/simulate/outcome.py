@@ -77,6 +77,8 @@ class Outcome:
     """Tokens of every turn, in the order in which the scheduler asked for them."""
     hot: "array[int]"
     """Those of them on the device or in DRAM then."""
+    loaded_tokens: int = 0
+    """From SSD, for requests that had come; in all turns. What was prefetched comes on top."""
 
 
 @dataclass(slots=True)
@@ -170,8 +172,8 @@ class Tally:
         if self.counting:
             self.ttft.append(ttft_s)
 
-    def outcome(self, now: float, events: int, fetched: int) -> Outcome:
-        """All of it; ``fetched`` tokens were prefetched to DRAM."""
+    def outcome(self, now: float, events: int, fetched: int, loaded: int) -> Outcome:
+        """All of it; ``fetched`` tokens were prefetched to DRAM, ``loaded`` for requests."""
         return Outcome(
             steady=self._steady(now),
             prefetching=Prefetching(
@@ -180,6 +182,7 @@ class Tally:
             events=events,
             simulated_s=now,
             turns=self.turns,
+            loaded_tokens=loaded,
             reusable=self.reusable_by_turn,
             hot=self.hot_by_turn,
         )

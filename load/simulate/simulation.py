@@ -93,8 +93,10 @@ class Simulation:
                 self._serve(now)
             for prefetcher in self._prefetchers:
                 prefetcher.settle(now)
-        fetched = self._sessions.loads.fetched * self._tokens
-        return self._tally.outcome(self._ended_at, handled, fetched)
+        loads, tokens = self._sessions.loads, self._tokens
+        return self._tally.outcome(
+            self._ended_at, handled, loads.fetched * tokens, loads.loaded * tokens
+        )
 
     def _schedule(self, at: float, event: Done) -> None:
         self._scheduled += 1

@@ -29,8 +29,7 @@ class Tier:
         self.capacity = capacity
         self.policy = policy
         self.used = 0
-        """Chunks claimed, answers under way included."""
-        self.cuts = 0
+        """Chunks claimed."""
         self._chains = chains
         self._sessions = sessions
         self._on_cut = on_cut
@@ -72,7 +71,6 @@ class Tier:
             need = int(self.used + chunks - self.capacity)
             keep = self._chains.shorter(session, level, cut.keep, need)
             present = session.present[level]
-            self.cuts += 1
             self.claim(session, keep, now)
             self._on_cut(session, present, now)
             if self.used + chunks <= self.capacity:

@@ -106,6 +106,7 @@ def test_what_is_on_ssd_is_loaded_while_the_request_waits() -> None:
     steady = outcome.steady
     assert (steady.dram_tokens, steady.late_tokens, steady.recomputed_tokens) == (0, 100, 0)
     assert steady.missed_share == 1.0
+    assert (outcome.loaded_tokens, outcome.prefetching.fetched_tokens) == (100, 0)
 
 
 def test_a_load_that_takes_longer_than_computing_is_not_made() -> None:
