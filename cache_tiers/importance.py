@@ -44,11 +44,12 @@ _SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SOON_S = 0.1
 """Returns closer than this are not told apart."""
 _NOT_BACK = 0.3
-"""Measured (docs/decisions/0013): with 0 nobody is kept through the first seconds of a gap, with 1
-others are not brought up meanwhile."""
+"""Measured (docs/decisions/0013): with less, more is read and brought up while the link has time;
+with more, more is kept where it has none."""
 _AFTER_S = 0.5
 _AFTER_SHARE = 0.25
-"""How much longer: loads do not take exactly as long as expected, nor gaps."""
+"""So much longer than its load, and this share of it: neither loads nor gaps take exactly as long
+as expected."""
 _FRESH_S = (0.25, 10.0)
 _FRESH_SHARE = 0.1
 """A worth is used for this share of the time away, within these limits: hazards change on a
