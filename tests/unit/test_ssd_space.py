@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cache_tiers.endurance.budget import DAY_S
+from cache_tiers.eviction.expectation import Expectation, Price, Stake
 from cache_tiers.ssd.extent import PAGE_BYTES, page_bytes
 from cache_tiers.store import ReadOutcome, WriteOutcome
+from cache_tiers.types import SessionKey
 from tests.contract.store_faults import disk_bytes
 from tests.small_disk import CHUNK, Bench, key
 
@@ -160,6 +162,23 @@ def test_only_few_chunks_are_copied(bench: Bench, every: int, copies: bool) -> N
     assert (copied > 0.05) == copies
     assert copied < 1 / 4 + 0.05
     assert stats.evicted_chunks > 0
+
+
+def test_what_is_behind_a_hole_is_not_copied(bench: Bench) -> None:
+    """Of the first segment, one chunk of eight is of use."""
+    store = bench.open(segment_bytes=8 * CHUNK)
+    bench.put(*range(8))
+    torn = Stake(SessionKey("t/a"), (key(-1), *map(key, range(7))), 0, rate=9.0)
+    whole = Stake(SessionKey("t/b"), (key(7),), 0, rate=9.0)
+    told = Expectation((torn, whole), Price(1.0, 0.0), bench.now, trusted=True)
+    store.expect(lambda: told)
+    number = 100
+    while store.contains(key(0)):
+        bench.put(number)
+        number += 1
+    assert store.contains(key(7))
+    assert not any(store.contains(key(n)) for n in range(7))
+    assert store.stats().evicted_chunks == 0, "the segment was emptied"
 
 
 # --- a day's budget ------------------------------------------------------------------------------
