@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cache_tiers.prefetch.tally import PrefetchTally
-from cache_tiers.types import MissReason, SessionKey, Tier
+from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.core_plugin.device_fill import OnFailed
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.sessions_view import SessionChunks
@@ -39,6 +39,7 @@ class PlannedFills:
         """Told of a chunk that could not be read: it and what follows were given up."""
         self._fill: Fill | None = None
         self._filling: _Filling | None = None
+        self._has_ended = False
         self._filled: dict[SessionKey, tuple[int, list[Tier]]] = {}
         """What was brought and nobody has asked for: the place of the first chunk, and where they
         were before."""
@@ -55,46 +56,67 @@ class PlannedFills:
     @property
     def under_way(self) -> bool:
         """Whether one is under way."""
+        self._settle()
         return self._filling is not None
 
     def is_filling(self, session: SessionKey) -> bool:
         """Whether the session's chunks are being brought."""
+        self._settle()
         return self._filling is not None and self._filling.session == session
 
     def start(self, session: SessionKey, upto: int, *, keep_share: float) -> bool:
         """Bring the session's first ``upto`` chunks, leaving ``keep_share`` of the idle blocks to
         requests; False where that cannot be, or not now."""
-        if self._fill is None or self._filling is not None:
+        if self._fill is None or self.under_way:
             return False
         here = self._sessions.on_device(session)
-        chain = self._sessions.chain(session) or ()
-        origins = [self._manager.origin(key) for key in chain[here:upto]]
+        origins = [self._manager.origin(key) for key in self._chain(session)[here:upto]]
         reply = self._fill(session, upto, keep_share, partial(self.on_failed, session))
         self._filling = _Filling(session, here, origins, reply)
         return True
 
     def end_if_over(self) -> bool:
-        """Take note of the end of the one under way; whether it has ended."""
-        filling = self._filling
-        if filling is None or not filling.reply.done():
-            return False
-        self._filling = None
-        here = self._sessions.on_device(filling.session)
-        if here > filling.before:
-            self.tally.fetched(filling.session, filling.before, here)
-            start, before = self._filled.get(filling.session, (filling.before, []))
-            origins = [*before[: filling.before - start], *filling.origins]
-            self._filled[filling.session] = (start, origins[: here - start])
-        return True
+        """Whether one has ended since this was asked last."""
+        self._settle()
+        ended, self._has_ended = self._has_ended, False
+        return ended
 
     def found(self, session: SessionKey, on_device: int) -> Counter[Tier]:
         """A request of the session finds so many leading chunks on the device. How many of them
         were brought for it, by the tier that they were in before."""
+        self._settle()
         self.tally.asked(session, on_device)
         start, origins = self._filled.pop(session, (0, []))
-        return Counter(origins[: max(0, on_device - start)])
+        used = origins[: max(0, on_device - start)]
+        self._manager.mark_used(self._chain(session)[start : start + len(used)])
+        return Counter(used)
 
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""
         self.tally.forget(session)
         self._filled.pop(session, None)
+
+    def _settle(self) -> None:
+        """Take note of the end of the one under way. Before every question: a request may come
+        between the end of a fill and the next poll."""
+        filling = self._filling
+        if filling is None or not filling.reply.done():
+            return
+        self._filling = None
+        self._has_ended = True
+        session, first = filling.session, filling.before
+        # What came through DRAM is still there, and until it is used, that is the fill's doing:
+        # the device may be short of room before, and may have been all along.
+        behind = zip(self._chain(session)[first:], filling.origins, strict=False)
+        self._manager.mark_prefetched(
+            key for key, tier in behind if tier is Tier.SSD and self._manager.dram.has(key)
+        )
+        here = self._sessions.on_device(session)
+        if here > first:
+            self.tally.fetched(session, first, here)
+            start, before = self._filled.get(session, (first, []))
+            origins = [*before[: first - start], *filling.origins]
+            self._filled[session] = (start, origins[: here - start])
+
+    def _chain(self, session: SessionKey) -> tuple[ChunkKey, ...]:
+        return self._sessions.chain(session) or ()
