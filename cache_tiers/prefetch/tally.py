@@ -18,7 +18,7 @@ class PrefetchCounts:
     """Those on their way when the session's next turn asked for them."""
     late_turns: int = 0
     late_s: float = 0.0
-    """How long those turns had to wait for theirs, in all."""
+    """How long after those turns had asked the last of theirs came, in all."""
 
     @property
     def precision(self) -> float:
@@ -63,14 +63,18 @@ class PrefetchTally:
             else:
                 del self._unasked[session]
 
-    def asked(self, session: SessionKey, found: int, coming: int = 0, late_s: float = 0.0) -> None:
-        """The next turn asks, and finds ``found`` leading chunks of its own in the tier. It waits
-        ``late_s`` for ``coming`` more that were being fetched."""
+    def asked(self, session: SessionKey, found: int, coming: int = 0) -> None:
+        """The next turn asks, and finds ``found`` leading chunks of its own in the tier;
+        ``coming`` more are being fetched."""
         start, end = self._unasked.pop(session, (0, 0))
         used = min(end, max(start, found)) - start
         self._add(used=used, wasted=end - start - used)
         if coming:
-            self._add(late=coming, late_turns=1, late_s=late_s)
+            self._add(late=coming, late_turns=1)
+
+    def waited(self, seconds: float) -> None:
+        """So long after a turn has asked, the last of what was being fetched for it has come."""
+        self._add(late_s=seconds)
 
     def forget(self, session: SessionKey) -> None:
         """The session has no next turn."""

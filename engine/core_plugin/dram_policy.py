@@ -41,7 +41,7 @@ class Chains(Protocol):
 class DramPolicy(CachePolicy):
     """See the module's docstring."""
 
-    def __init__(self, cache_capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cache_capacity: int) -> None:
         super().__init__(cache_capacity)
         self.chunks: dict[OffloadKey, ChunkStatus] = {}
         self.standing_of: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
@@ -50,7 +50,7 @@ class DramPolicy(CachePolicy):
         """Told, as the policy of prefixes is, how many chunks of a session are here now."""
         self.idle_pinned = 0
         """Pinned chunks that could be evicted."""
-        self._clock = clock
+        self._clock: Callable[[], float] = time.monotonic
         self._prefixes: PrefixPolicy | None = None
         self._sessions: Chains | None = None
         self._evictable: set[OffloadKey] = set()
@@ -63,10 +63,16 @@ class DramPolicy(CachePolicy):
         self._of_session: dict[SessionKey, _Bucket] = {}
         """Ordinary chunks of each session that has any."""
 
-    def bind(self, prefixes: PrefixPolicy, sessions: Chains) -> None:
-        """Who decides between sessions. Before the first chunk comes."""
+    def bind(
+        self,
+        prefixes: PrefixPolicy,
+        sessions: Chains,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Who decides between sessions, and by which clock. Before the first chunk comes."""
         self._prefixes = prefixes
         self._sessions = sessions
+        self._clock = clock
 
     def held(self, session: SessionKey) -> int:
         """Chunks that count as the session's, those that it has not left behind."""

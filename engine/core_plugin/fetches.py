@@ -35,11 +35,16 @@ class Fetches:
         """Whether a session is still there: what comes for one that is gone is dropped."""
         self._arrived: Counter[SessionKey] = Counter()
         """Urgent chunks that have come, or are on their way, and were not asked for yet."""
+        self._asked_at: dict[SessionKey, float] = {}
+        """When the request asked that found chunks of its session being read."""
         self._is_over = False
         self.on_failing: Callable[[SessionKey, MissReason], None] = lambda *_: None
         """Told of a chunk that could not be read: what follows it is not fetched."""
         self.on_fetched: Callable[[SessionKey, int], None] = lambda *_: None
         """Told of each chunk that is in DRAM now: its place in its session's chain."""
+        self.on_late: Callable[[float], None] = lambda _: None
+        """Told when the last chunk has come for a request that asked too soon: how much later, in
+        seconds."""
 
     def __bool__(self) -> bool:
         """Whether anything is left to do."""
@@ -67,13 +72,15 @@ class Fetches:
         self._planned.pop(session, None)
         self._arrived.pop(session, None)
 
-    def release(self, session: SessionKey) -> int:
-        """The session's request has its own load now, or the session is gone: what is being read
-        for it still comes, and counts for nobody. Returns how many chunks that are."""
+    def release(self, session: SessionKey, asked_at: float | None = None) -> int:
+        """The session's request has its own load since ``asked_at``, or the session is gone: what
+        is being read for it still comes, late or for nobody. Returns how many chunks that are."""
         self.forget(session)
         flying = [key for key, (owner, _) in self._reading.items() if owner == session]
         for key in flying:
             self._reading[key] = (session, None)
+        if flying and asked_at is not None:
+            self._asked_at[session] = asked_at
         return len(flying)
 
     def flying(self, session: SessionKey) -> int:
@@ -166,6 +173,8 @@ class Fetches:
             elif place is not None:
                 self._manager.mark_prefetched([key])
                 self.on_fetched(session, place)
+            if session in self._asked_at and not self.flying(session):
+                self.on_late(max(0.0, now - self._asked_at.pop(session)))
             self._is_over |= not self._is_wanted(session)
 
     def on_failed(self, key: ChunkKey, reason: MissReason) -> None:
@@ -173,6 +182,7 @@ class Fetches:
         awaited = self._reading.pop(key, None)
         if awaited is not None:
             self.forget(awaited[0])
+            self._asked_at.pop(awaited[0], None)
             self.on_failing(awaited[0], reason)
             self._is_over = True
 

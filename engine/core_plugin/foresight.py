@@ -87,7 +87,7 @@ class Foresight:
         self._sessions = sessions
         self._costs = costs
         self._clock = clock
-        self._dram = Upkeep.of(self.returns, costs, tokens_per_chunk)
+        self._dram = Upkeep.of(self.returns, costs, tokens_per_chunk, sessions.on_ssd)
         self._device = Upkeep.of(self.returns, ToDevice(costs), tokens_per_chunk)
         self.planning = Planning(manager, sessions, self._dram, self._device)
         self.running: set[SessionKey] = set()
@@ -100,7 +100,7 @@ class Foresight:
         """First bytes of requests that the scheduler has not asked for."""
         self._plan_at = math.inf
         self._planned_at = -math.inf
-        manager.dram.order.bind(self._dram.order, sessions)
+        manager.dram.order.bind(self._dram.order, sessions, clock)
 
     # --- what happens to sessions -----------------------------------------------------------------
 

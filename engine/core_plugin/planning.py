@@ -1,7 +1,7 @@
 """What comes up before it is asked for: the planners' plans, carried out. Scheduler thread only."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,15 +30,22 @@ _Chains = dict[SessionKey, tuple[ChunkKey, ...]]
 class Upkeep:
     """Policies of one tier."""
 
+    importance: Importance
     order: ByImportance
     planner: DeadlinePlanner
 
     @classmethod
-    def of(cls, returns: Returns, costs: Costs, tokens_per_chunk: int) -> "Upkeep":
-        """For a tier whose chunks cost this to have back."""
-        importance = Importance(returns, costs, chunk_tokens=tokens_per_chunk)
+    def of(
+        cls,
+        returns: Returns,
+        costs: Costs,
+        tokens_per_chunk: int,
+        below: Callable[[SessionKey], int] | None = None,
+    ) -> "Upkeep":
+        """For a tier whose chunks cost this to have back; ``below`` as for ``Importance``."""
+        importance = Importance(returns, costs, chunk_tokens=tokens_per_chunk, below=below)
         order = ByImportance(importance)
-        return cls(order, DeadlinePlanner(importance, order))
+        return cls(importance, order, DeadlinePlanner(importance, order))
 
 
 class Planning:
@@ -55,7 +62,7 @@ class Planning:
         self.fills = PlannedFills(manager, sessions)
         self._manager = manager
         self._sessions = sessions
-        self._dram = dram
+        self.dram = dram
         self._device = device
         self._tally = PrefetchTally(manager.chunk_bytes)
         self._failures: dict[SessionKey, MissReason] = {}
@@ -64,6 +71,7 @@ class Planning:
         self.fills.on_failed = self._failed
         self.fetches.on_failing = self._failed
         self.fetches.on_fetched = lambda s, place: self._tally.fetched(s, place, place + 1)
+        self.fetches.on_late = self._tally.waited
         self.fetches.is_known = lambda session: sessions.chain(session) is not None
         manager.dram.order.on_held = self._tally.holds
 
@@ -87,11 +95,11 @@ class Planning:
         if not (fill and self.fills.start(session, len(keys), keep_share=KEEP_SHARE)):
             self.fetches.want(session, _pieces(keys, here))
 
-    def found(self, session: SessionKey, on_device: int, above: int) -> Counter[Tier]:
+    def found(self, session: SessionKey, on_device: int, above: int, now: float) -> Counter[Tier]:
         """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
         the device, ``on_device`` of them there. Returns how many of these a prefetch brought, by
         the tier that they were in before."""
-        self._tally.asked(session, above, self.fetches.release(session))
+        self._tally.asked(session, above, self.fetches.release(session, asked_at=now))
         return self.fills.found(session, on_device)
 
     def take_failure(self, session: SessionKey) -> MissReason | None:
@@ -112,6 +120,7 @@ class Planning:
             chunks=sum(each.fetched for each in counts),
             used=sum(each.used for each in counts),
             late=sum(each.late for each in counts),
+            late_s=sum(each.late_s for each in counts),
             wasted_bytes=self._tally.wasted_bytes + self.fills.tally.wasted_bytes,
         )
 
@@ -122,7 +131,7 @@ class Planning:
             if (here := max(on_device[s], self._held(s))) < len(chain)
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
-        plan = self._dram.planner.plan(short, room, now)
+        plan = self.dram.planner.plan(short, room, now)
         self.fetches.follow(
             [
                 (fetch.session, list(_pieces(chains[fetch.session][: fetch.upto], start)))

@@ -19,6 +19,8 @@ class Brought:
     """Of ``chunks``, found by a request where they had been brought."""
     late: int
     """Still on their way when a request asked for them."""
+    late_s: float
+    """How long after those requests had asked the last of theirs came, in all."""
     wasted_bytes: int
     """Of chunks that left their tier again before anybody asked for them."""
 
@@ -27,7 +29,7 @@ class Brought:
 class _Counter:
     name: str
     text: str
-    value: Callable[[Brought], int]
+    value: Callable[[Brought], float]
 
 
 _COUNTERS = (
@@ -41,6 +43,11 @@ _COUNTERS = (
         "late_chunks",
         "Chunks still on their way when a request asked for them.",
         lambda b: b.late,
+    ),
+    _Counter(
+        "late_seconds",
+        "How long after those requests had asked the last of their chunks came.",
+        lambda b: b.late_s,
     ),
     _Counter(
         "wasted_bytes",
@@ -59,7 +66,7 @@ class PrefetchMetrics:
     """Counters since they were last told."""
 
     def __init__(self) -> None:
-        self._told: dict[str, int] = {}
+        self._told: dict[str, float] = {}
 
     def since_last(self, now: Brought) -> OffloadingConnectorStats:
         """What to publish; empty when nothing has changed."""

@@ -393,7 +393,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if record.session is not None:
             on_device = record.device // self.tokens_per_chunk
             above = self._records.above(record)
-            brought = self.foresight.planning.found(record.session, on_device, above)
+            brought = self.foresight.planning.found(
+                record.session, on_device, above, time.monotonic()
+            )
             self._records.found(record, brought)
             record.failure = record.failure or self.foresight.planning.take_failure(record.session)
 

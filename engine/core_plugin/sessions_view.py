@@ -194,6 +194,14 @@ class SessionChunks:
 
         return bisect_left(range(len(keys)), True, key=is_away)
 
+    def on_ssd(self, session: SessionKey) -> int:
+        """Leading chunks of the session that are on SSD, as quickly and as roughly as
+        ``on_device``."""
+        ssd, chain = self._manager.ssd, self.chain(session) or ()
+        if ssd is None:
+            return 0
+        return bisect_left(range(len(chain)), True, key=lambda i: not ssd.contains(chain[i]))
+
     def idle_blocks(self, session: SessionKey, keep: int) -> Iterator[int]:
         """Idle device blocks of the session's chunks behind the first ``keep``, the last first;
         none of chunks that other sessions hold too."""

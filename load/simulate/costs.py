@@ -1,5 +1,7 @@
 """What chunks cost a simulated engine: known, where a real one learns it."""
 
+from dataclasses import dataclass
+
 from load.simulate.model import EngineModel, Hardware
 
 TYPICAL_PROMPT = 120_000
@@ -29,3 +31,23 @@ class ModelCosts:
     def lead_s(self) -> float:
         """See ``Costs``."""
         return self._lead_s
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedLoad:
+    """``LoadCosts`` of one request: of what it misses, all on SSD, and behind what is loaded for
+    others. What is in DRAM is at hand."""
+
+    engine: EngineModel
+    chunks: int
+    """Missing."""
+    wait_s: float
+    """Until all of them are there."""
+
+    def fetch_s(self, dram: int, ssd: int, *, busy: bool) -> float:  # noqa: ARG002
+        """See ``LoadCosts``."""
+        return self.wait_s * ssd / self.chunks
+
+    def compute_s(self, start_token: int, end_token: int) -> float:
+        """See ``Costs``."""
+        return self.engine.prefill(start_token, end_token)

@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from cache_tiers.arbiter import Hit, Run, choose
 from cache_tiers.returns.types import TurnEnd
+from cache_tiers.types import Tier
 from load.simulate.chains import Session
+from load.simulate.costs import QueuedLoad
 from load.simulate.engine import Engine, Prompt
 from load.simulate.link import Done
 from load.simulate.model import LoadAt, SimulationConfig
@@ -160,14 +163,21 @@ class Simulation:
         return claimed >= upto
 
     def _load_or_compute(self, turn: _Turn, now: float) -> bool:
-        """Whether what is missing is loaded: only where that is quicker than to compute it."""
+        """Whether what is missing is loaded, and not computed, as the arbiter has it."""
         self._load(turn, now, running=True)
         session, loads = turn.session, self._sessions.loads
         if not loads.loading(session):
             return False
-        wait_s = loads.wait_s(session, now)
-        start, end = session.present[DRAM], min(turn.reusable, self._sessions.stored(session))
-        if wait_s <= self._config.engine.prefill(start * self._tokens, end * self._tokens):
+        here, end = session.present[DRAM], min(turn.reusable, self._sessions.stored(session))
+        missing = max(1, end - here)
+        hit = Hit(
+            start=here * self._tokens,
+            prompt=turn.visit.request.input_tokens,
+            chunk_tokens=self._tokens,
+            runs=(Run(Tier.SSD, missing),),
+        )
+        costs = QueuedLoad(self._config.engine, missing, loads.wait_s(session, now))
+        if choose(hit, costs).chunks:
             return True
         loads.drop(session, now)
         return False

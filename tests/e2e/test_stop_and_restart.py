@@ -34,7 +34,7 @@ def restored(http: httpx.Client, session: str, text: str, before: Any) -> Any:
     said = assistant(before["choices"][0]["message"]["content"])
     receipt = turn(http, session, text, said, user("Go on."))["kv_receipt"]
     assert receipt["turn"] == before["kv_receipt"]["turn"] + 1
-    assert receipt["reused_tokens"]["ssd"] == reused(receipt) >= 256, receipt
+    assert receipt["reused_tokens"]["ssd"] == reused(receipt) >= 256, str(receipt)
     return receipt
 
 

@@ -1,5 +1,6 @@
 """What is foreseen meets the tiers: real DRAM region, real store, no engine; time is told."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_an_announced_return_is_prepared_in_time_and_not_at_once(world: World) -
     session, chain = world.turn("a", range(6))
     world.away(session, expected_s=600.0)
     other, others = world.turn("b", range(10, 10 + ROWS))
-    world.away(other, expected_s=3600.0)
+    world.away(other, expected_s=1200.0)
     assert world.in_dram(chain) == 0, "the other's turn has taken all of DRAM"
     world.now += 60
     world.run()
@@ -95,8 +96,7 @@ def test_an_announced_return_is_prepared_in_time_and_not_at_once(world: World) -
         world.now += max(wake, 0.05)
         world.run()
     assert world.in_dram(chain) == len(chain)
-    # Sooner than a load takes: announcements are not yet known to be exact here, and the other's
-    # return is an hour off.
+    # Sooner than a load takes: nobody knows yet how exact announcements are here.
     assert world.now > 1000.0 + 120
     assert world.foresight.told().prefetched_chunks >= len(chain)
     assert world.in_dram(others) == ROWS - len(chain)
@@ -113,7 +113,7 @@ def test_the_first_byte_brings_a_session_up_at_once(world: World) -> None:
     world.now += 0.02
     world.foresight.asked(session)
     assert world.costs.lead_s == pytest.approx(0.02)
-    assert not world.foresight.planning.found(session, 0, len(chain))
+    assert not world.foresight.planning.found(session, 0, len(chain), world.now)
     told = world.foresight.told()
     assert (told.prefetched_chunks, told.used_chunks, told.wasted_bytes) == (6, 6, 0)
 
@@ -247,7 +247,29 @@ def test_a_late_chunk_counts_as_late_alone(world: World) -> None:
     world.demote(chain)
     world.foresight.arriving(session)
     world.foresight.planning.fetches.advance(world.now, loads_wait=False, reads=100)
-    world.foresight.planning.found(session, 0, 0)
+    asked_at = time.monotonic()
+    world.foresight.planning.found(session, 0, 0, asked_at)
     world.run()
     told = world.foresight.told()
     assert (told.late_chunks, told.prefetched_chunks, told.used_chunks) == (4, 0, 0)
+    assert 0 < world.foresight.planning.brought().late_s <= time.monotonic() - asked_at
+
+
+def test_what_only_dram_has_is_worth_what_it_costs_to_compute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what a write budget withheld from SSD."""
+    session, chain = world.turn("a", range(6))
+    world.away(session)
+    worth = world.foresight.planning.dram.importance.of(session, len(chain), world.now)
+    assert world.sessions.on_ssd(session) == len(chain)
+    monkeypatch.setattr(world.tiers.ssd, "contains", lambda key: key in chain[:4])
+    assert world.sessions.on_ssd(session) == 4
+    world.now += 11
+    dearer = world.foresight.planning.dram.importance.of(session, len(chain), world.now)
+    assert worth.held > 0
+    assert dearer.needed == len(chain)
+    computed_s = world.costs.compute_s(4 * TOKENS, 6 * TOKENS)
+    loaded_s = world.costs.load_s(6)
+    assert computed_s > 4 * loaded_s
+    assert dearer.held > 2 * worth.held

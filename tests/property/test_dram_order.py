@@ -69,8 +69,8 @@ class OrderMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.prefixes = ByName()
-        self.policy = DramPolicy(16, clock=lambda: 0.0)
-        self.policy.bind(self.prefixes, Sessions())
+        self.policy = DramPolicy(16)
+        self.policy.bind(self.prefixes, Sessions(), clock=lambda: 0.0)
         self.policy.standing_of = lambda key: self.standing.get(key, Standing.ORDINARY)
         self.heard: dict[SessionKey, int] = {}
         self.policy.on_held = self.heard.__setitem__
@@ -183,7 +183,7 @@ TestOrder.settings = settings(max_examples=80, stateful_step_count=40, deadline=
 
 
 def test_touching_moves_a_chunk_back_and_the_end_before_its_beginning() -> None:
-    policy = DramPolicy(4, clock=lambda: 0.0)
+    policy = DramPolicy(4)
     keys = [OffloadKey(key) for key in LOOSE]
     for key in keys:
         policy.insert(key, ChunkStatus(0))

@@ -43,8 +43,10 @@ def test_what_the_next_turn_does_not_want_was_wasted() -> None:
 def test_a_turn_that_comes_too_soon_waits() -> None:
     tally = PrefetchTally(chunk_bytes=100)
     tally.fetched(A, 0, 4)
-    tally.asked(A, 4, coming=6, late_s=0.5)
-    tally.asked(B, 0, coming=2, late_s=0.25)
+    tally.asked(A, 4, coming=6)
+    tally.asked(B, 0, coming=2)
+    tally.waited(0.5)
+    tally.waited(0.25)
     assert tally.counts == PrefetchCounts(fetched=4, used=4, late=8, late_turns=2, late_s=0.75)
 
 
