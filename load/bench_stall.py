@@ -213,6 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="load.bench_stall", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="of the streams (4)")
     parser.add_argument("--length", type=int, default=LENGTH, help=f"of the session ({LENGTH})")
+    parser.add_argument(
+        "--reserved-cores",
+        type=int,
+        help="cores that the engine leaves to reading and copying (as it does by itself)",
+    )
     parser.add_argument("--quick", action="store_true", help="a shorter session, 1 round")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/stall.json")
     options = parser.parse_args()
@@ -224,7 +229,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="valet-bench-") as folder:
         home = make_home(Path(folder))
         prepare_model(home)
-        server = valet(home, sizes=Sizes(), dram=DRAM, ssd=SSD)
+        sizes = Sizes(reserved_cores=options.reserved_cores)
+        server = valet(home, sizes=sizes, dram=DRAM, ssd=SSD)
         with running(server):
             for round_ in range(rounds):
                 some, found = run_round(server.url, length, round_)
@@ -246,6 +252,7 @@ def main() -> None:
             "environment": environment,
             "prompt_tokens": length + TAIL,
             "streams": STREAMS,
+            "reserved_cores": options.reserved_cores,
             "wanted": {f"≤ {WANTED:g} ×": met},
             "ratio": interval and asdict(interval),
             "windows": [{**asdict(w), "ratio": w.ratio} for w in seen],
