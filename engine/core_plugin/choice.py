@@ -20,7 +20,7 @@ from cache_tiers.arbiter import Bargain, Hit, Run, choose
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.load_stream import LoadStream
-from engine.core_plugin.loads import FILL, Loads
+from engine.core_plugin.loads import Loads
 from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
 from engine.core_plugin.reports import RequestRecord
 from engine.core_plugin.ssd_tier import READ_DEADLINE_S
@@ -118,21 +118,17 @@ class Choice:
         end = (first + bargain.chunks) * self._chunk_tokens
         return max(0, end - state.num_locally_computed_tokens)
 
-    def awaits_fill(self, state: RequestOffloadState, now: float) -> bool:
-        """Whether chunks of a request are just being filled in on the device. It waits for them, as
-        for a load of its own. A fill whose last copy is done joins the device's prefix cache with
-        the next step, and is waited for until then."""
+    def awaits_fill(
+        self, state: RequestOffloadState, fills: Iterable[LoadStream], now: float
+    ) -> bool:
+        """Whether one of ``fills`` brings chunks of a request to the device. It waits for them, as
+        for a load of its own."""
         state.update_offload_keys()
         keys = set(state.group_states[0].offload_keys)
-        ended = [w.stream for w in self._watched if w.stream.ended]
         # Nothing is left to fill in where all is on the device, or where no block was idle.
-        fills = [
-            stream
-            for stream in (*self._loads.streams(FILL), *ended)
-            if stream.items and stream.items[0].key in keys
-        ]
-        for stream in fills:
-            if all(w.stream is not stream for w in self._watched):
+        awaited = [stream for stream in fills if stream.items and stream.items[0].key in keys]
+        for stream in awaited:
+            if not stream.ended and all(w.stream is not stream for w in self._watched):
                 at = stream.at_hand
                 rest = [item.key for item in stream.items[at:]]
                 start = stream.items[0].first_block + at
@@ -140,7 +136,7 @@ class Choice:
                 if bargain.chunks < len(rest):
                     stream.cut(MissReason.RECOMPUTE_CHEAPER, keep=at + bargain.chunks)
                 self._watched.append(_Watched(stream, bargain, now, at))
-        return bool(fills)
+        return bool(awaited)
 
     # --- its load runs ---------------------------------------------------------------------------
 

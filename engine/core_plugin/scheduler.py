@@ -115,6 +115,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
             chunk_tokens=self.tokens_per_chunk,
         )
         self._prefetch_metrics = PrefetchMetrics()
+        self._filled: list[LoadStream] = []
+        """Fills whose last copy is done. They join the device's prefix cache in the next step, and
+        are waited for until then."""
         self._unscheduled: list[str] = []
         """Requests that have come since the last step."""
 
@@ -160,8 +163,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.foresight.asked(record.session)
         if self.foresight.planning.fills.is_filling(record.session):
             state = self._req_status[request.request_id]
-            state.update_offload_keys()
-            if self.choice.awaits_fill(state, now):
+            fills = (*self.loads.streams(FILL), *self._filled)
+            if self.choice.awaits_fill(state, fills, now):
                 record.awaits_fill_since = record.awaits_fill_since or now
                 self.loads.await_fills()
                 return True
@@ -262,6 +265,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         meta = super().build_connector_meta(step)
         self.desk.poll(now)
+        self._filled.clear()
         self._poll_foresight(now)
         return self._orders.send_with(meta)
 
@@ -336,7 +340,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Fill device blocks that no request asked for, beginning with the next step."""
         # Saves that still read these blocks are finished before anything is written to them.
         self._current_batch_allocated_block_ids.update(blocks)
-        self.loads.open(FILL, stream, lambda stream, now: None, time.monotonic())
+        self.loads.open(
+            FILL, stream, lambda stream, _: self._filled.append(stream), time.monotonic()
+        )
 
     # --- loads -----------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.choice import TRY_EVERY_S, Choice
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.loads import FILL
 from engine.core_plugin.reports import RequestRecord
 
 TOKENS = 128
@@ -45,11 +44,7 @@ class Running:
     """In the place of the loads."""
 
     def __init__(self) -> None:
-        self.fills: list[LoadStream] = []
         self.reads_ahead = lambda: 0
-
-    def streams(self, request_id: str) -> list[LoadStream]:
-        return self.fills if request_id == FILL else []
 
 
 class Bench:
@@ -207,10 +202,9 @@ def test_whole_loads_teach_what_they_take_beyond_transfers(bench: Bench) -> None
 def test_a_fill_that_a_request_waits_for_is_its_load(bench: Bench) -> None:
     bench.disk(0.01)
     fill = stream(2, 10)
-    bench.loads.fills.append(fill)
     come(fill, [2, 3])
-    assert bench.choice.awaits_fill(bench.request(10), 100.0)
-    assert bench.choice.awaits_fill(bench.states["r"], 100.01)
+    assert bench.choice.awaits_fill(bench.request(10), [fill], 100.0)
+    assert bench.choice.awaits_fill(bench.states["r"], [fill], 100.01)
     bench.step(100.04)
     assert fill.failure is None, "it began long before anybody waited"
     bench.step(100.2)
@@ -221,31 +215,31 @@ def test_a_fill_that_a_request_waits_for_is_its_load(bench: Bench) -> None:
 def test_a_fill_that_is_not_worth_waiting_for_is_cut_at_once(bench: Bench) -> None:
     bench.disk(1.0)
     fill = stream(0, 10)
-    bench.loads.fills.append(fill)
     come(fill, [0])
-    bench.choice.awaits_fill(bench.request(10), 0.0)
+    bench.choice.awaits_fill(bench.request(10), [fill], 0.0)
     assert fill.failure is MissReason.RECOMPUTE_CHEAPER
     assert fill.at_hand == 1
 
 
 def test_a_fill_without_chunks_of_the_request_is_not_waited_for(bench: Bench) -> None:
-    bench.loads.fills += [stream(0, 0), stream(20, 30)]
-    assert not bench.choice.awaits_fill(bench.request(10), 0.0)
+    fills = [stream(0, 0), stream(20, 30)]
+    assert not bench.choice.awaits_fill(bench.request(10), fills, 0.0)
     bench.step(0.1)
-    assert all(fill.failure is None for fill in bench.loads.fills)
+    assert all(fill.failure is None for fill in fills)
 
 
-def test_a_fill_that_was_waited_for_is_until_the_step_that_adopts_it(bench: Bench) -> None:
-    bench.disk(0.01)
+def test_a_fill_whose_last_copy_is_done_is_waited_for_though_nobody_did_before(
+    bench: Bench,
+) -> None:
+    """Its blocks join the prefix cache with the next step."""
+    bench.disk(1.0)
     fill = stream(0, 2)
-    bench.loads.fills.append(fill)
-    assert bench.choice.awaits_fill(bench.request(10), 0.0)
     come(fill, [0, 1])
     fill.on_copied([item.key for item in fill.take_run()], 0.01)
-    bench.loads.fills.clear()
-    assert bench.choice.awaits_fill(bench.states["r"], 0.01)
-    bench.step(0.02)
-    assert not bench.choice.awaits_fill(bench.states["r"], 0.02)
+    assert fill.ended
+    assert bench.choice.awaits_fill(bench.request(10), [fill], 0.01)
+    assert fill.failure is None
+    assert not bench.choice.awaits_fill(bench.request(10), [], 0.02)
 
 
 def test_prefills_copies_and_reads_are_learned(bench: Bench) -> None:
