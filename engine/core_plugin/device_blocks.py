@@ -4,8 +4,11 @@ A pin here is a reference, as a running request has one: a block without one is 
 no request waits for a pin, pins are broken before blocks run short (see ``standings.py``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
+
+IsNeeded = Callable[[bytes], bool]
+"""Whether a name in the prefix cache, with its group, is one that somebody will ask for."""
 
 
 class DeviceBlocks(Protocol):
@@ -40,8 +43,13 @@ class DeviceBlocks(Protocol):
         """Evict these, where idle, before all others."""
         ...
 
-    def empty(self, most: int) -> int:
-        """Up to ``most`` of the blocks that would be allocated next and hold nothing."""
+    def sweep(self, most: int, is_needed: "IsNeeded") -> None:
+        """Look at the next ``most`` blocks, round and round, and have those evicted first that hold
+        nothing needed."""
+        ...
+
+    def spare(self, most: int, is_needed: "IsNeeded") -> int:
+        """Up to ``most`` of the blocks that would be allocated next and hold nothing needed."""
         ...
 
     @property
@@ -60,6 +68,8 @@ class VllmDeviceBlocks:
 
     def __init__(self, kv_cache_manager: Any) -> None:
         self._manager = kv_cache_manager
+        self._swept = 0
+        """The number behind the block that was looked at last."""
 
     def cached(self, block_hash: bytes, group: int) -> tuple[int, bool] | None:
         """See DeviceBlocks."""
@@ -100,11 +110,23 @@ class VllmDeviceBlocks:
             queue.remove(block)
         queue.prepend_n(idle)
 
-    def empty(self, most: int) -> int:
+    def sweep(self, most: int, is_needed: IsNeeded) -> None:
+        """See DeviceBlocks."""
+        blocks = self._pool.blocks
+        numbers = [(self._swept + i) % len(blocks) for i in range(min(most, len(blocks)))]
+        self._swept = (self._swept + len(numbers)) % len(blocks)
+        self.put_first(
+            number
+            for number in numbers
+            if not blocks[number].is_null and self._is_spare(blocks[number], is_needed)
+        )
+
+    def spare(self, most: int, is_needed: IsNeeded) -> int:
         """See DeviceBlocks."""
         queue = self._pool.free_block_queue
         block, count = queue.fake_free_list_head.next_free_block, 0
-        while count < most and block is not queue.fake_free_list_tail and block.block_hash is None:
+        end = queue.fake_free_list_tail
+        while count < most and block is not end and self._is_spare(block, is_needed):
             block, count = block.next_free_block, count + 1
         return count
 
@@ -117,6 +139,13 @@ class VllmDeviceBlocks:
     def idle(self) -> int:
         """See DeviceBlocks."""
         return int(self._pool.get_num_free_blocks())
+
+    def _is_spare(self, block: Any, is_needed: IsNeeded) -> bool:
+        """Whether it holds nothing, nothing that is needed, or what another block holds too."""
+        name = block.block_hash
+        if name is None or not is_needed(name):
+            return True
+        return self._pool.cached_block_hash_to_block.get_one_block(name) is not block
 
     @property
     def _pool(self) -> Any:

@@ -152,7 +152,8 @@ class Planning:
             upto = min(len(chains[session]), here + self._held(session))
             if here < upto:
                 short.append(Shortfall(session, here, upto))
-        plan = self._device.planner.plan(short, device.empty(device.total), now)
+        room = device.spare(device.total, self._sessions.is_needed)
+        plan = self._device.planner.plan(short, room, now)
         if plan.fetches and not self.fills.under_way:
             first = plan.fetches[0]
             self.fills.start(first.session, first.upto, keep_share=KEEP_SHARE)

@@ -211,6 +211,15 @@ class SessionChunks:
                 blocks = self._cached(self._blocks_of(session, i, chain[i]))
                 yield from (block for block, idle in reversed(blocks) if idle)
 
+    def is_needed(self, name: bytes) -> bool:
+        """Whether somebody may ask for a device block of that name: a session that holds its chunk
+        and has not left it behind, or everybody. All are taken to be where a chunk is more than a
+        block of the first group."""
+        if self._blocks_per_chunk > 1 or any(name[-4:]):
+            return True
+        key = ChunkKey(name)
+        return self.lineage.keepers(key) > 0 or key in self._manager.public
+
     def is_shared(self, key: ChunkKey) -> bool:
         """Whether more than one session holds the chunk and has not left it behind."""
         return self.lineage.keepers(key) > 1
