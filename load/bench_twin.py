@@ -19,7 +19,7 @@ from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
 from cache_tiers.prefetch.planner import DeadlinePlanner
 from cache_tiers.returns.empirical import EmpiricalReturns
-from load.calibration import TAIL, Timed, bandwidths, engine_model, measure
+from load.calibration import TAIL, Timed, engine_model, measure, rates
 from load.environment import describe
 from load.report import ms, percentile, table, verdict, write_json
 from load.side_by_side import Tiers, opened, parser, scale_of
@@ -41,7 +41,9 @@ MOST_POINTS: Final = 2.0
 """That a share may differ, in percent of the prompt tokens."""
 MOST_TTFT: Final = 0.15
 """By so much of itself the median time to first token may differ."""
-LENGTHS: Final = tuple(length + TAIL for length in (256, 512, 1024))
+LENGTHS: Final = tuple(length + TAIL for length in (256, 1024, 2560))
+ROUNDS: Final = 3
+"""Of calibration."""
 OPENING_S: Final = 100.0
 
 
@@ -87,12 +89,14 @@ def replay(
 ) -> Outcome:
     """The trace through the twin of a server with these tiers, that was calibrated so. Pure."""
     engine = engine_model(timed)
-    from_ssd, to_device = bandwidths(timed)
+    from_ssd, to_device = rates(timed)
     hardware = Hardware(
         dram_bytes=tiers.dram,
         device_bytes=tiers.device,
-        ssd_bandwidth=from_ssd,
-        device_bandwidth=to_device,
+        ssd_bandwidth=from_ssd.bytes_s,
+        device_bandwidth=to_device.bytes_s,
+        ssd_fixed_s=from_ssd.fixed_s,
+        device_fixed_s=to_device.fixed_s,
         kv_bytes=KV_BYTES,
         chunk_tokens=CHUNK_TOKENS,
     )
@@ -171,7 +175,7 @@ def main() -> None:
     tiers = Tiers(scale.live_bytes // 8, scale.live_bytes // 2)
     with opened({"valet": tiers}, scale, options.kept) as ready:
         turns = ready.teams["valet"].stint(scale.seconds * scale.rounds, ready.stretch)
-        timed = measure(ready.clients["valet"], LENGTHS, 2)
+        timed = measure(ready.clients["valet"], LENGTHS, ROUNDS)
     lines = trace_lines(ready.opening["valet"], turns)
     outcome = replay(lines, tiers, timed, warm_up=scale.agents)
     shares, told = seen(turns), foretold(outcome)
@@ -197,7 +201,7 @@ def main() -> None:
             "server": {"shares": shares, "ttft_p50_s": ttft_s, "turns": len(turns)},
             "twin": {"shares": told, "ttft_s": outcome.steady.ttft_s},
             "engine": asdict(engine_model(timed)),
-            "bandwidths": bandwidths(timed),
+            "rates": [asdict(rate) for rate in rates(timed)],
             "calibration": [asdict(each) for each in timed],
             "trace": lines,
             "stint": [asdict(turn) for turn in turns],

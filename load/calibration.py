@@ -85,16 +85,25 @@ def engine_model(timed: Sequence[Timed]) -> EngineModel:
     return replace(model, fixed_s=fixed_s, read_s=read_s)
 
 
-def bandwidths(timed: Sequence[Timed]) -> tuple[float, float]:
-    """Of SSD → DRAM and of DRAM → device, in bytes a second. Pure; needs two lengths. What a load
-    costs whatever its size is no bandwidth, and left out."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Of a tier to the one above."""
+
+    bytes_s: float
+    fixed_s: float
+    """Of a load, however small."""
+
+
+def rates(timed: Sequence[Timed]) -> tuple[Rate, Rate]:
+    """Of SSD → DRAM and of DRAM → device. Pure; needs two lengths. Reading and copying go on at the
+    same time: what a load from SSD takes is what its reading takes."""
     size = {t.tokens: t.kv_bytes for t in timed}
-    device_s = _line(
-        {size[n]: s for n, s in _by_length(timed, lambda t: t.dram - t.device).items()}
+    lines = (
+        _line({size[n]: s for n, s in _by_length(timed, taken).items()})
+        for taken in (lambda t: t.ssd - t.device, lambda t: t.dram - t.device)
     )
-    both_s = _line({size[n]: s for n, s in _by_length(timed, lambda t: t.ssd - t.device).items()})
-    to_device_s = max(device_s[0], _LEAST_S_BYTE)
-    return 1 / max(both_s[0] - to_device_s, _LEAST_S_BYTE), 1 / to_device_s
+    ssd, device = (Rate(1 / max(slope, _LEAST_S_BYTE), fixed_s) for slope, fixed_s in lines)
+    return ssd, device
 
 
 def _by_length(timed: Sequence[Timed], of: Callable[[Timed], float]) -> dict[int, float]:

@@ -7,6 +7,7 @@ on SSD when they start, and so has the next run.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ class Prepared:
     def copy(self, folder: Path) -> Path:
         """A home of its own for a server, in ``folder``, which is made."""
         folder.mkdir(parents=True)
-        return Path(shutil.copytree(self.home, folder / "home", symlinks=True))
+        made = Path(shutil.copytree(self.home, folder / "home", symlinks=True))
+        # A read past the page cache would have to wait for what is not on the disk yet.
+        os.sync()
+        return made
 
 
 def prepare(kept: Path, team: Callable[[], Sequence[PacedAgent]], sizes: Sizes) -> Prepared:

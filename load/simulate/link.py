@@ -25,6 +25,8 @@ class _Job:
     upto: int
     done: Done | None
     """For what a request waits for; None for a prefetch."""
+    fixed_s: float = 0.0
+    """Until the first chunk comes, if it has not begun."""
     began: float = 0.0
     start: int = 0
     """Chunks that were present then."""
@@ -35,7 +37,15 @@ class _Job:
 class Link:
     """See the module's docstring. Times in seconds, sizes in chunks."""
 
-    def __init__(self, tier: Tier, chunks_per_s: float, piece_s: float, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        chunks_per_s: float,
+        piece_s: float,
+        schedule: Schedule,
+        fixed_s: float = 0.0,
+    ) -> None:
+        """``fixed_s``: what a request's load takes however small it is."""
         self.tier = tier
         self.fetched = 0
         """Chunks that prefetches have brought."""
@@ -45,6 +55,7 @@ class Link:
         """A prefetch has ended since this was last set back."""
         self._level = tier.level
         self._rate = chunks_per_s
+        self._fixed_s = fixed_s
         self._piece = max(1, int(piece_s * chunks_per_s))
         self._schedule = schedule
         self._demands: deque[_Job] = deque()
@@ -62,12 +73,14 @@ class Link:
         """How long it takes until what is loaded for the session is there, behind what others wait
         for."""
         self.sync(now)
-        chunks = 0
+        wait_s = 0.0
         for job in self._demands:
-            chunks += job.upto - job.session.present[self._level]
+            missing = job.upto - job.session.present[self._level]
+            begins_s = max(0.0, job.began - now) if job is self._job else job.fixed_s
+            wait_s += begins_s + missing / self._rate
             if job.session is session:
                 break
-        return chunks / self._rate
+        return wait_s
 
     def demand(self, session: Session, upto: int, now: float, done: Done) -> None:
         """Load for a request, which has claimed the room; ``done`` is called when so much is there.
@@ -79,7 +92,7 @@ class Link:
             self._interrupt(now)
         self._drop_fetch(session)
         if asked is None:
-            self._demands.append(_Job(session, upto, done))
+            self._demands.append(_Job(session, upto, done, self._fixed_s))
         else:
             asked.upto = upto
 
@@ -114,7 +127,7 @@ class Link:
         """Bring up to date what is present of the session that is under way."""
         job = self._job
         if job is not None:
-            came = min(job.end, job.start + int((now - job.began) * self._rate))
+            came = min(job.end, job.start + int(max(0.0, now - job.began) * self._rate))
             self._came(job, came)
 
     def shortened(self, session: Session, now: float) -> None:
@@ -155,11 +168,12 @@ class Link:
         return max(0, int(min(missing, self.tier.room)))
 
     def _begin(self, job: _Job, end: int, now: float) -> None:
-        job.began, job.start, job.end = now, job.session.present[self._level], end
+        job.began, job.start, job.end = now + job.fixed_s, job.session.present[self._level], end
+        job.fixed_s = 0.0
         self._job = job
         self._serial += 1
         serial = self._serial
-        at = now + (end - job.start) / self._rate
+        at = job.began + (end - job.start) / self._rate
         self._schedule(at, lambda _: self._finish(serial))
 
     def _finish(self, serial: int) -> None:

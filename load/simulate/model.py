@@ -66,6 +66,10 @@ class Hardware:
     """SSD → DRAM, all loads together."""
     device_bandwidth: float = 50e9
     """DRAM → device, all loads together: PCIe 5.0 × 16."""
+    ssd_fixed_s: float = 0.0
+    """That a request's load from SSD takes, however small it is."""
+    device_fixed_s: float = 0.0
+    """That a request's copy to the device does."""
     kv_bytes: int = 160_000
     """Of a token: 80 layers, 8 heads of 128, keys and values of a byte each."""
     chunk_tokens: int = 256

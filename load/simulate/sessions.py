@@ -64,8 +64,13 @@ class Sessions:
         self.hot_tiers = [tier for tier in self.tiers if tier is not self.ssd]
         """Those of them that have a copy of what runs."""
         chunk = hardware.chunk_bytes
-        self.loads = Link(self.dram, hardware.ssd_bandwidth / chunk, config.piece_s, schedule)
-        self.copies = Link(self.device, hardware.device_bandwidth / chunk, config.piece_s, schedule)
+        self.loads, self.copies = (
+            Link(tier, bandwidth / chunk, config.piece_s, schedule, fixed_s)
+            for tier, bandwidth, fixed_s in (
+                (self.dram, hardware.ssd_bandwidth, hardware.ssd_fixed_s),
+                (self.device, hardware.device_bandwidth, hardware.device_fixed_s),
+            )
+        )
 
     def of(self, visit: Visit) -> Session:
         """The visit's; a new one that is seen in the middle had its earlier turns before the run,

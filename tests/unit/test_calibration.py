@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from load.calibration import TAIL, Timed, bandwidths, engine_model
+from load.calibration import TAIL, Timed, engine_model, rates
 from load.simulate import EngineModel
 
 ENGINE = EngineModel(
@@ -24,12 +24,13 @@ def _timed(length: int, noise: float = 1.0, load_s: float = 0.0) -> Timed:
     here = ENGINE.lead(length) + ENGINE.decode_s
     device = here + ENGINE.prefill(length - TAIL, length)
     dram = device + load_s + size / TO_DEVICE
+    ssd = device + 2 * load_s + size / FROM_SSD
     return Timed(
         tokens=length,
         new=noise * (here + ENGINE.prefill(0, length)),
         device=noise * device,
         dram=noise * dram,
-        ssd=noise * (dram + size / FROM_SSD),
+        ssd=noise * ssd,
         token_s=noise * ENGINE.decode_s,
         kv_bytes=size,
     )
@@ -43,13 +44,11 @@ def test_exact_answers_give_the_model_back() -> None:
     assert made.lead(2000) == pytest.approx(ENGINE.lead(2000))
 
 
-def test_exact_loads_give_the_bandwidths_back() -> None:
-    assert bandwidths([_timed(length) for length in LENGTHS]) == pytest.approx(
-        (FROM_SSD, TO_DEVICE)
-    )
-    assert bandwidths([_timed(length, load_s=0.02) for length in LENGTHS]) == pytest.approx(
-        (FROM_SSD, TO_DEVICE)
-    )
+@pytest.mark.parametrize("load_s", [0.0, 0.02])
+def test_exact_loads_give_the_rates_back(load_s: float) -> None:
+    ssd, device = rates([_timed(length, load_s=load_s) for length in LENGTHS])
+    assert (ssd.bytes_s, device.bytes_s) == pytest.approx((FROM_SSD, TO_DEVICE))
+    assert (ssd.fixed_s, device.fixed_s) == pytest.approx((2 * load_s, load_s), abs=1e-9)
 
 
 def test_one_that_was_disturbed_changes_little() -> None:
@@ -65,4 +64,5 @@ def test_no_answer_makes_anything_negative() -> None:
         made = engine_model(timed)
         parts = (made.prefill_s, made.prefill_s_per_position, made.fixed_s, made.read_s)
         assert min(parts) >= 0
-        assert min(bandwidths(timed)) > 0
+        assert min(rate.bytes_s for rate in rates(timed)) > 0
+        assert min(rate.fixed_s for rate in rates(timed)) >= 0

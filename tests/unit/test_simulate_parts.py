@@ -45,14 +45,14 @@ class Agenda:
 class Place:
     """A tier of ten chunks with a link of two chunks a second, and sessions of six chunks each."""
 
-    def __init__(self) -> None:
+    def __init__(self, fixed_s: float = 0.0) -> None:
         self.agenda = Agenda()
         self.chains = Chains(1)
         self.sessions = {SessionKey(name): Session(SessionKey(name), scope=name) for name in "abc"}
         for session in self.sessions.values():
             self.chains.place(session, ((0, 6),))
         self.tier = Tier(0, 10, Recency(), self.chains, self.sessions, self.cut)
-        self.link = Link(self.tier, 2.0, 1.0, self.agenda.schedule)
+        self.link = Link(self.tier, 2.0, 1.0, self.agenda.schedule, fixed_s)
         self.a, self.b, self.c = self.sessions.values()
 
     def cut(self, session: Session, before: int, now: float) -> None:
@@ -84,6 +84,22 @@ def test_requests_are_loaded_one_after_another() -> None:
     assert done == [2.0, 4.0]
     assert place.link.loaded == 8
     assert not place.link.demanded
+
+
+def test_a_load_takes_something_however_small_it_is() -> None:
+    place = Place(fixed_s=0.5)
+    done: list[float] = []
+    for session in (place.a, place.b):
+        place.tier.claim(session, 2, 0.0)
+        place.link.demand(session, 2, 0.0, done.append)
+    assert place.link.wait_s(place.b, 0.0) == 3.0
+    place.run_until(0.25)
+    assert place.present() == [0, 0, 0]
+    assert place.link.wait_s(place.b, 0.25) == 2.75
+    place.run_until(1.0)
+    assert place.present() == [1, 0, 0]
+    place.run_until(9.0)
+    assert done == [1.5, 3.0]
 
 
 def test_a_request_interrupts_a_prefetch_which_goes_on_behind_it() -> None:
