@@ -221,6 +221,7 @@ def main() -> None:
     """Run the grid, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer turns, users and rooms")
+    parser.add_argument("--shares", type=float, nargs="+", help="rooms, of all live KV (all)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="keep nothing of an earlier run")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/tiers.json")
@@ -229,7 +230,7 @@ def main() -> None:
     if trace is None:
         raise SystemExit("no trace: VALET_TRACES names the folder of claude_code/dev.jsonl.gz")
     turns = QUICK_TURNS if options.quick else TURNS
-    shares = QUICK_SHARES if options.quick else SHARES
+    shares = options.shares or (QUICK_SHARES if options.quick else SHARES)
     journal = options.out.with_suffix(".quick.jsonl" if options.quick else ".cells.jsonl")
     if options.fresh:
         journal.unlink(missing_ok=True)
