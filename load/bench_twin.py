@@ -44,6 +44,7 @@ MOST_TTFT: Final = 0.15
 LENGTHS: Final = tuple(length + TAIL for length in (256, 1024, 2560))
 ROUNDS: Final = 3
 """Of calibration."""
+_LATER: Final = ("queue", "load", "prefill")
 OPENING_S: Final = 100.0
 
 
@@ -84,11 +85,26 @@ def foretold(outcome: Outcome) -> dict[Place, float]:
     )
 
 
+def leads(turns: Sequence[Turned]) -> list[tuple[int, float]]:
+    """Of turns, the prompt's tokens, and the seconds from the first byte to the first token that
+    were neither queueing, loading nor prefill. Pure."""
+    return [
+        (
+            turn.receipt["prompt_tokens"],
+            turn.ttft - sum(turn.receipt["ms"][part] for part in _LATER) / 1000,
+        )
+        for turn in turns
+    ]
+
+
 def replay(
-    lines: Sequence[Mapping[str, Any]], tiers: Tiers, timed: Sequence[Timed], warm_up: int
+    lines: Sequence[Mapping[str, Any]],
+    tiers: Tiers,
+    engine: EngineModel,
+    timed: Sequence[Timed],
+    warm_up: int,
 ) -> Outcome:
     """The trace through the twin of a server with these tiers, that was calibrated so. Pure."""
-    engine = engine_model(timed)
     from_ssd, to_device = rates(timed)
     hardware = Hardware(
         dram_bytes=tiers.dram,
@@ -177,7 +193,8 @@ def main() -> None:
         turns = ready.teams["valet"].stint(scale.seconds * scale.rounds, ready.stretch)
         timed = measure(ready.clients["valet"], LENGTHS, ROUNDS)
     lines = trace_lines(ready.opening["valet"], turns)
-    outcome = replay(lines, tiers, timed, warm_up=scale.agents)
+    engine = engine_model(timed, leads(ready.opening["valet"]))
+    outcome = replay(lines, tiers, engine, timed, warm_up=scale.agents)
     shares, told = seen(turns), foretold(outcome)
     ttft_s = percentile([turn.ttft for turn in turns], 0.5) or 0.0
     differences = {place.value: 100 * (told[place] - shares[place]) for place in Place}
@@ -200,7 +217,7 @@ def main() -> None:
             "differences": differences,
             "server": {"shares": shares, "ttft_p50_s": ttft_s, "turns": len(turns)},
             "twin": {"shares": told, "ttft_s": outcome.steady.ttft_s},
-            "engine": asdict(engine_model(timed)),
+            "engine": asdict(engine),
             "rates": [asdict(rate) for rate in rates(timed)],
             "calibration": [asdict(each) for each in timed],
             "trace": lines,

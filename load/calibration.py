@@ -5,8 +5,8 @@ Differences between these times are what one thing costs: what all of them share
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from load.client import Client
@@ -66,23 +66,22 @@ def measure(client: Client, lengths: Sequence[int], rounds: int) -> list[Timed]:
     return timed
 
 
-def engine_model(timed: Sequence[Timed]) -> EngineModel:
-    """How long it computes. Pure; needs two lengths."""
+def engine_model(timed: Sequence[Timed], leads: Sequence[tuple[int, float]]) -> EngineModel:
+    """How long it computes. Pure; needs two lengths. ``leads``: of other requests, such as are to
+    be simulated, the prompt's tokens and the seconds that were neither queueing, loading nor
+    prefill: text takes longer to read than token ids."""
     # New less from the device is the prompt but for the tail; x tokens of it cost a + b·x/2 each.
     prices = _by_length(timed, lambda t: (t.new - t.device) / (t.tokens - TAIL))
-    half_b, a = _line({n - TAIL: price for n, price in prices.items()})
-    model = EngineModel(
+    half_b, a = _line([(n - TAIL, price) for n, price in prices.items()])
+    read_s, fixed_s = _line(leads)
+    return EngineModel(
         prefill_s=a,
         prefill_s_per_position=2 * half_b,
         decode_s=statistics.median(t.token_s for t in timed),
         decode_s_per_request=0.0,
+        fixed_s=fixed_s,
+        read_s=read_s,
     )
-    # What is left of a device's hit is the way there and back.
-    leads = _by_length(
-        timed, lambda t: t.device - model.decode_s - model.prefill(t.tokens - TAIL, t.tokens)
-    )
-    read_s, fixed_s = _line(leads)
-    return replace(model, fixed_s=fixed_s, read_s=read_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def rates(timed: Sequence[Timed]) -> tuple[Rate, Rate]:
     same time: what a load from SSD takes is what its reading takes."""
     size = {t.tokens: t.kv_bytes for t in timed}
     lines = (
-        _line({size[n]: s for n, s in _by_length(timed, taken).items()})
+        _line([(size[n], s) for n, s in _by_length(timed, taken).items()])
         for taken in (lambda t: t.ssd - t.device, lambda t: t.dram - t.device)
     )
     ssd, device = (Rate(1 / max(slope, _LEAST_S_BYTE), fixed_s) for slope, fixed_s in lines)
@@ -112,13 +111,12 @@ def _by_length(timed: Sequence[Timed], of: Callable[[Timed], float]) -> dict[int
     return {n: statistics.median(of(t) for t in timed if t.tokens == n) for n in lengths}
 
 
-def _line(points: Mapping[int, float]) -> tuple[float, float]:
+def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
     """Slope and intercept of the line nearest to the points, neither below 0."""
-    slope, intercept = statistics.linear_regression([*points], [*points.values()])
+    at, values = [x for x, _ in points], [y for _, y in points]
+    slope, intercept = statistics.linear_regression(at, values)
     if slope < 0:
-        return 0.0, max(0.0, statistics.mean(points.values()))
+        return 0.0, max(0.0, statistics.mean(values))
     if intercept < 0:
-        return statistics.linear_regression([*points], [*points.values()], proportional=True)[
-            0
-        ], 0.0
+        return statistics.linear_regression(at, values, proportional=True)[0], 0.0
     return slope, intercept

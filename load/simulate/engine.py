@@ -5,6 +5,7 @@ long as its pieces do, so answers are slower, and each step's decoding makes the
 """
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Engine:
         self._prompt: Prompt | None = None
         self._step_s = 0.0
         """Of the prompt under way; 0 for none."""
+        self._began = 0.0
+        """When it did."""
         self._tokens = 0.0
         """Computed so far for an answer that began at the beginning and never ends."""
         self._at = 0.0
@@ -48,6 +51,13 @@ class Engine:
     def prefilling(self) -> bool:
         """Whether a prompt is computed, or waits to be."""
         return self._prompt is not None
+
+    def step_ends(self, now: float) -> float:
+        """When the engine listens again: what is said to it while a prompt's piece is computed, it
+        hears behind that. Steps that only decode are taken to be short."""
+        if not self._step_s:
+            return now
+        return max(now, self._began + math.ceil((now - self._began) / self._step_s) * self._step_s)
 
     def submit(self, prompt: Prompt, now: float) -> None:
         """All that it does not compute is at hand."""
@@ -66,7 +76,7 @@ class Engine:
             alone_s = self._model.prefill(prompt.start, prompt.end)
             decode_s = self._model.step(len(self._answers))
             last_s = alone_s + steps * decode_s
-            self._step_s = last_s / steps
+            self._step_s, self._began = last_s / steps, now
             self._schedule(now + last_s, lambda now: self._computed(prompt, now))
         self._plan(now)
 

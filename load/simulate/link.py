@@ -25,8 +25,6 @@ class _Job:
     upto: int
     done: Done | None
     """For what a request waits for; None for a prefetch."""
-    fixed_s: float = 0.0
-    """Until the first chunk comes, if it has not begun."""
     began: float = 0.0
     start: int = 0
     """Chunks that were present then."""
@@ -45,7 +43,7 @@ class Link:
         schedule: Schedule,
         fixed_s: float = 0.0,
     ) -> None:
-        """``fixed_s``: what a request's load takes however small it is."""
+        """``fixed_s``: from a request's last chunk until the request knows of it."""
         self.tier = tier
         self.fetched = 0
         """Chunks that prefetches have brought."""
@@ -73,14 +71,12 @@ class Link:
         """How long it takes until what is loaded for the session is there, behind what others wait
         for."""
         self.sync(now)
-        wait_s = 0.0
+        chunks = 0
         for job in self._demands:
-            missing = job.upto - job.session.present[self._level]
-            begins_s = max(0.0, job.began - now) if job is self._job else job.fixed_s
-            wait_s += begins_s + missing / self._rate
+            chunks += job.upto - job.session.present[self._level]
             if job.session is session:
                 break
-        return wait_s
+        return chunks / self._rate + self._fixed_s
 
     def demand(self, session: Session, upto: int, now: float, done: Done) -> None:
         """Load for a request, which has claimed the room; ``done`` is called when so much is there.
@@ -92,7 +88,7 @@ class Link:
             self._interrupt(now)
         self._drop_fetch(session)
         if asked is None:
-            self._demands.append(_Job(session, upto, done, self._fixed_s))
+            self._demands.append(_Job(session, upto, done))
         else:
             asked.upto = upto
 
@@ -127,7 +123,7 @@ class Link:
         """Bring up to date what is present of the session that is under way."""
         job = self._job
         if job is not None:
-            came = min(job.end, job.start + int(max(0.0, now - job.began) * self._rate))
+            came = min(job.end, job.start + int((now - job.began) * self._rate))
             self._came(job, came)
 
     def shortened(self, session: Session, now: float) -> None:
@@ -147,7 +143,7 @@ class Link:
             else:
                 self._demands.popleft()
                 if job.done is not None:
-                    job.done(now)
+                    self._tell(job.done, now)
         while self._job is None and self._fetches:
             job = self._fetches[0]
             granted = self._grant(job, now)
@@ -168,13 +164,18 @@ class Link:
         return max(0, int(min(missing, self.tier.room)))
 
     def _begin(self, job: _Job, end: int, now: float) -> None:
-        job.began, job.start, job.end = now + job.fixed_s, job.session.present[self._level], end
-        job.fixed_s = 0.0
+        job.began, job.start, job.end = now, job.session.present[self._level], end
         self._job = job
         self._serial += 1
         serial = self._serial
-        at = job.began + (end - job.start) / self._rate
+        at = now + (end - job.start) / self._rate
         self._schedule(at, lambda _: self._finish(serial))
+
+    def _tell(self, done: Done, now: float) -> None:
+        if self._fixed_s:
+            self._schedule(now + self._fixed_s, done)
+        else:
+            done(now)
 
     def _finish(self, serial: int) -> None:
         job = self._job

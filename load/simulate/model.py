@@ -67,9 +67,9 @@ class Hardware:
     device_bandwidth: float = 50e9
     """DRAM → device, all loads together: PCIe 5.0 × 16."""
     ssd_fixed_s: float = 0.0
-    """That a request's load from SSD takes, however small it is."""
+    """From the last chunk of a request's load from SSD until the request goes on."""
     device_fixed_s: float = 0.0
-    """That a request's copy to the device does."""
+    """From the last chunk of its copy to the device."""
     kv_bytes: int = 160_000
     """Of a token: 80 layers, 8 heads of 128, keys and values of a byte each."""
     chunk_tokens: int = 256

@@ -40,6 +40,8 @@ class _Turn:
     """Leading chunks that an infinite cache would have had."""
     blocks: int
     """Of the device, that it takes while it runs."""
+    asked: bool = False
+    """Whether the scheduler has asked for its KV."""
     loads: bool = False
     """Whether it waits for SSD."""
     waits: int = 0
@@ -132,9 +134,14 @@ class Simulation:
         turn = _Turn(visit, session, now, reusable, blocks)
         lead_s = self._config.engine.lead(request.input_tokens)
         if self._config.load_at is LoadAt.FIRST_BYTE:
-            self._load(turn, now)
+            self._schedule(self._engine.step_ends(now), lambda now: self._bring_up(turn, now))
         self._schedule(now + lead_s, lambda now: self._wait(turn, now))
         self._changed()
+
+    def _bring_up(self, turn: _Turn, now: float) -> None:
+        """The engine knows of the first byte."""
+        if not turn.asked:
+            self._load(turn, now)
 
     def _wait(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
@@ -196,6 +203,7 @@ class Simulation:
 
     def _ask(self, turn: _Turn, now: float) -> None:
         sessions, session = self._sessions, turn.session
+        turn.asked = True
         self._running += 1
         self._blocks += turn.blocks
         for tier in sessions.tiers:

@@ -1,11 +1,12 @@
 """The twin held against a server: the trace that is made, and what is compared."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from load.bench_twin import Place, draw, foretold, replay, seen, trace_lines, wanted
-from load.calibration import TAIL, Timed
+from load.bench_twin import Place, draw, foretold, leads, replay, seen, trace_lines, wanted
+from load.calibration import TAIL, Timed, engine_model
 from load.side_by_side import Tiers
 from load.stints import CHUNK_TOKENS, KV_BYTES
 from load.team import Turned
@@ -82,9 +83,19 @@ def _timed() -> list[Timed]:
     ]
 
 
+ENGINE = engine_model(_timed(), [(300, 0.1), (900, 0.1)])
+
+
+def test_the_lead_is_what_is_neither_queueing_loading_nor_prefill() -> None:
+    turn = _turn(0, 1, 0.0, 1000)
+    ms = {"queue": 10.0, "load": 20.0, "prefill": 30.0, "ttft": 70.0}
+    turn = replace(turn, ttft=0.1, receipt={**turn.receipt, "ms": ms})
+    assert leads([turn]) == [(1000, pytest.approx(0.04))]
+
+
 def test_a_twin_with_room_finds_everything_again() -> None:
     lines = trace_lines(*_work())
-    outcome = replay(lines, Tiers(1 << 40, 1 << 40), _timed(), warm_up=2)
+    outcome = replay(lines, Tiers(1 << 40, 1 << 40), ENGINE, _timed(), warm_up=2)
     assert outcome.steady.turns == 4
     told = foretold(outcome)
     assert told[Place.SSD] == 0
@@ -97,7 +108,7 @@ def test_a_twin_with_room_finds_everything_again() -> None:
 def test_a_twin_without_room_does_not() -> None:
     lines = trace_lines(*_work())
     chunk = CHUNK_TOKENS * KV_BYTES
-    told = foretold(replay(lines, Tiers(10 * chunk, 4 * chunk), _timed(), warm_up=2))
+    told = foretold(replay(lines, Tiers(10 * chunk, 4 * chunk), ENGINE, _timed(), warm_up=2))
     assert told[Place.DEVICE] + told[Place.DRAM] < 0.7
     assert told[Place.SSD] + told[Place.NOWHERE] > 0.3
 

@@ -16,6 +16,7 @@ ENGINE = EngineModel(
     read_s=4e-6,
 )
 FROM_SSD, TO_DEVICE = 1e9, 5e9
+LEADS = [(tokens, ENGINE.lead(tokens)) for tokens in (300, 900, 2400)]
 LENGTHS = (256 + TAIL, 512 + TAIL, 1024 + TAIL)
 
 
@@ -37,7 +38,7 @@ def _timed(length: int, noise: float = 1.0, load_s: float = 0.0) -> Timed:
 
 
 def test_exact_answers_give_the_model_back() -> None:
-    made = engine_model([_timed(length) for length in LENGTHS])
+    made = engine_model([_timed(length) for length in LENGTHS], LEADS)
     assert made.prefill(0, 1000) == pytest.approx(ENGINE.prefill(0, 1000))
     assert made.prefill_s_per_position == pytest.approx(ENGINE.prefill_s_per_position)
     assert made.decode_s == pytest.approx(ENGINE.decode_s)
@@ -54,14 +55,14 @@ def test_exact_loads_give_the_rates_back(load_s: float) -> None:
 def test_one_that_was_disturbed_changes_little() -> None:
     timed = [_timed(length) for length in LENGTHS for _ in range(3)]
     timed[4] = _timed(LENGTHS[1], noise=3.0)
-    assert engine_model(timed).prefill(0, 1000) == pytest.approx(ENGINE.prefill(0, 1000))
+    assert engine_model(timed, LEADS).prefill(0, 1000) == pytest.approx(ENGINE.prefill(0, 1000))
 
 
 def test_no_answer_makes_anything_negative() -> None:
     for seed in range(50):
         dice = random.Random(seed)
         timed = [_timed(length, noise=dice.uniform(0.3, 3.0)) for length in LENGTHS]
-        made = engine_model(timed)
+        made = engine_model(timed, LEADS)
         parts = (made.prefill_s, made.prefill_s_per_position, made.fixed_s, made.read_s)
         assert min(parts) >= 0
         assert min(rate.bytes_s for rate in rates(timed)) > 0
