@@ -91,7 +91,7 @@ def leads(turns: Sequence[Turned]) -> list[tuple[int, float]]:
     return [
         (
             turn.receipt["prompt_tokens"],
-            turn.ttft - sum(turn.receipt["ms"][part] for part in _LATER) / 1000,
+            turn.ttft - sum(turn.receipt["ms"][part] or 0.0 for part in _LATER) / 1000,
         )
         for turn in turns
     ]

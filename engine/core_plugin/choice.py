@@ -66,7 +66,6 @@ class Choice:
         """``groups`` of KV, each with a chunk for every ``chunk_tokens`` tokens; ``workers`` copy
         a part of each."""
         self._manager = manager
-        self._loads = loads
         self._costs = costs
         self._chunk_tokens = chunk_tokens
         self._groups = groups

@@ -76,11 +76,17 @@ class Fetches:
         """The session's request has its own load since ``asked_at``, or the session is gone: what
         is being read for it still comes, late or for nobody. Returns how many chunks that are."""
         self.forget(session)
-        flying = [key for key, (owner, _) in self._reading.items() if owner == session]
+        flying = [
+            key
+            for key, (owner, place) in self._reading.items()
+            if owner == session and place is not None
+        ]
         for key in flying:
             self._reading[key] = (session, None)
-        if flying and asked_at is not None:
-            self._asked_at[session] = asked_at
+        if asked_at is None:
+            self._asked_at.pop(session, None)
+        elif flying:
+            self._asked_at.setdefault(session, asked_at)
         return len(flying)
 
     def flying(self, session: SessionKey) -> int:
@@ -173,7 +179,7 @@ class Fetches:
             elif place is not None:
                 self._manager.mark_prefetched([key])
                 self.on_fetched(session, place)
-            if session in self._asked_at and not self.flying(session):
+            if session in self._asked_at and (session, None) not in self._reading.values():
                 self.on_late(max(0.0, now - self._asked_at.pop(session)))
             self._is_over |= not self._is_wanted(session)
 

@@ -39,9 +39,9 @@ MOST_ARRIVING = 1024
 """Requests whose first byte is remembered until the scheduler asks for them."""
 MOST_RESTING = 65_536
 """Sessions that are away and not planned for."""
-SWEEP_LEAST, SWEEP_TIMES = 1024, 4
-"""Blocks looked at, for each that has to be found, for those that nobody needs: below a
-millisecond for a request."""
+SWEEP = 2048
+"""Blocks looked at for a request for those that nobody needs: some 2 ms of the scheduler's
+thread."""
 MOST_PLANNED_FOR = 512
 """Sessions that a plan looks at, those whose turns ended last: each costs the scheduler's thread
 some 20 µs."""
@@ -250,7 +250,7 @@ class Foresight:
         if device.spare(blocks, is_needed) < blocks:
             # What requests leave behind, and what two of them computed at once, is spread over the
             # engine's queue, whose order is of use.
-            device.sweep(max(SWEEP_LEAST, SWEEP_TIMES * blocks), is_needed)
+            device.sweep(SWEEP, is_needed)
         missing = blocks - device.spare(blocks, is_needed)
         if missing <= 0:
             return

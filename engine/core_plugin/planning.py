@@ -129,6 +129,7 @@ class Planning:
             Shortfall(s, here, len(chain))
             for s, chain in chains.items()
             if (here := max(on_device[s], self._held(s))) < len(chain)
+            and here < self._sessions.on_ssd(s)
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
         plan = self.dram.planner.plan(short, room, now)
@@ -152,7 +153,8 @@ class Planning:
             upto = min(len(chains[session]), here + self._held(session))
             if here < upto:
                 short.append(Shortfall(session, here, upto))
-        room = device.spare(device.total, self._sessions.is_needed)
+        missing = sum(each.chunks - each.here for each in short)
+        room = device.spare(missing, self._sessions.is_needed)
         plan = self._device.planner.plan(short, room, now)
         if plan.fetches and not self.fills.under_way:
             first = plan.fetches[0]

@@ -146,7 +146,7 @@ class Simulation:
     def _wait(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
         self._queue.append(turn)
-        self._look_ahead(now)
+        self._schedule(self._engine.step_ends(now), self._look_ahead)
 
     def _look_ahead(self, now: float) -> None:
         """Load for those that wait, the first first, as far as there is room."""

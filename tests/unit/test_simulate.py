@@ -59,10 +59,11 @@ def run(
     dram: float = float("inf"),
     load_at: LoadAt = LoadAt.ASKED,
     policies: Policies | None = None,
+    engine: EngineModel = ENGINE,
     **changed: float,
 ) -> Outcome:
     hardware = replace(HARDWARE, dram_bytes=dram, **changed)
-    config = SimulationConfig(engine=ENGINE, hardware=hardware, load_at=load_at)
+    config = SimulationConfig(engine=engine, hardware=hardware, load_at=load_at)
     return simulate(config, Recorded(requests), policies or Policies(Recency()), block_tokens=10)
 
 
@@ -134,8 +135,15 @@ WAITS = [
 
 
 def test_waiting_requests_are_loaded_for() -> None:
-    assert run(WAITS, dram=400).steady.hot_share == 0.0
-    assert run(WAITS, dram=400, load_at=LoadAt.QUEUED).steady.hot_share == 1.0
+    in_pieces = replace(ENGINE, step_tokens=100)
+    assert run(WAITS, dram=400, engine=in_pieces).steady.hot_share == 0.0
+    outcome = run(WAITS, dram=400, load_at=LoadAt.QUEUED, engine=in_pieces)
+    assert outcome.steady.hot_share == 1.0
+
+
+def test_an_engine_hears_nothing_while_it_computes_a_piece() -> None:
+    for load_at in (LoadAt.QUEUED, LoadAt.FIRST_BYTE):
+        assert run(WAITS, dram=400, load_at=load_at).steady.hot_share == 0.0
 
 
 def test_nothing_is_loaded_for_who_waits_where_there_is_no_room() -> None:
