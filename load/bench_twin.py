@@ -51,21 +51,19 @@ OPENING_S: Final = 100.0
 class Place(StrEnum):
     """Where a prompt's KV was when the scheduler asked."""
 
-    DEVICE = "device"
-    DRAM = "dram"
+    HOT = "device, dram"
+    """Together: what a prefetch brought to the device, receipts count where it was before."""
     SSD = "ssd"
     NOWHERE = "computed"
 
 
 def seen(turns: Sequence[Turned]) -> dict[Place, float]:
-    """Of the turns' prompt tokens, the share in each place, as receipts say it. Pure. What a
-    prefetch brought to DRAM, receipts count with its origin; to the device, with the device."""
+    """Of the turns' prompt tokens, the share in each place, as receipts say it. Pure."""
     tokens = dict.fromkeys(Place, 0)
     for turn in turns:
         reused = turn.receipt["reused_tokens"]
         brought = min(turn.receipt["prefetched_tokens"], reused["ssd"])
-        tokens[Place.DEVICE] += reused["device"]
-        tokens[Place.DRAM] += reused["dram"] + brought
+        tokens[Place.HOT] += reused["device"] + reused["dram"] + brought
         tokens[Place.SSD] += reused["ssd"] - brought
         tokens[Place.NOWHERE] += turn.receipt["computed_tokens"]
     return _shares(tokens)
@@ -77,8 +75,7 @@ def foretold(outcome: Outcome) -> dict[Place, float]:
     hot = of.device_tokens + of.dram_tokens + of.late_tokens
     return _shares(
         {
-            Place.DEVICE: of.device_tokens,
-            Place.DRAM: of.dram_tokens,
+            Place.HOT: of.device_tokens + of.dram_tokens,
             Place.SSD: of.late_tokens,
             Place.NOWHERE: of.prompt_tokens - hot,
         }

@@ -66,14 +66,12 @@ def test_a_trace_has_what_was_done() -> None:
     assert sum(count for _, count in requests[5].runs) == 500
 
 
-def test_prefetched_tokens_were_in_dram() -> None:
+def test_prefetched_tokens_were_at_hand() -> None:
     turns = [
         _turn(0, 1, 0.0, 1000, receipt=_receipt(1000, 256, device=128, dram=128, ssd=512)),
         _turn(0, 2, 0.0, 1000, receipt=_receipt(1000, 512, device=512)),
     ]
-    assert seen(turns) == pytest.approx(
-        {Place.DEVICE: 0.32, Place.DRAM: 0.192, Place.SSD: 0.128, Place.NOWHERE: 0.36}
-    )
+    assert seen(turns) == pytest.approx({Place.HOT: 0.512, Place.SSD: 0.128, Place.NOWHERE: 0.36})
 
 
 def _timed() -> list[Timed]:
@@ -99,7 +97,7 @@ def test_a_twin_with_room_finds_everything_again() -> None:
     assert outcome.steady.turns == 4
     told = foretold(outcome)
     assert told[Place.SSD] == 0
-    assert told[Place.DEVICE] + told[Place.DRAM] == pytest.approx(
+    assert told[Place.HOT] == pytest.approx(
         sum(n // CHUNK_TOKENS * CHUNK_TOKENS for n in (1010, 1010, 1060, 400)) / 3700
     )
     assert sum(told.values()) == pytest.approx(1)
@@ -109,13 +107,13 @@ def test_a_twin_without_room_does_not() -> None:
     lines = trace_lines(*_work())
     chunk = CHUNK_TOKENS * KV_BYTES
     told = foretold(replay(lines, Tiers(10 * chunk, 4 * chunk), ENGINE, _timed(), warm_up=2))
-    assert told[Place.DEVICE] + told[Place.DRAM] < 0.7
+    assert told[Place.HOT] < 0.7
     assert told[Place.SSD] + told[Place.NOWHERE] > 0.3
 
 
 @pytest.mark.parametrize(("points", "ttft", "met"), [(1.9, -0.1, 2), (-2.1, 0.1, 1), (0.0, 0.2, 1)])
 def test_what_is_wanted_of_the_twin(points: float, ttft: float, met: int) -> None:
-    differences = dict.fromkeys(Place, 0.0) | {Place.DRAM: points, "ttft_p50": ttft}
+    differences = dict.fromkeys(Place, 0.0) | {Place.HOT: points, "ttft_p50": ttft}
     assert list(wanted(differences).values()).count(True) == met
 
 
