@@ -53,11 +53,14 @@ class Engine:
         return self._prompt is not None
 
     def step_ends(self, now: float) -> float:
-        """When the engine listens again: what is said to it while a prompt's piece is computed, it
-        hears behind that. Steps that only decode are taken to be short."""
-        if not self._step_s:
+        """When the engine listens again: what is said to it during a step, it hears behind that."""
+        if self._step_s:
+            step_s, began = self._step_s, self._began
+        elif self._answers:
+            step_s, began = self._model.step(len(self._answers)), self._at
+        else:
             return now
-        return max(now, self._began + math.ceil((now - self._began) / self._step_s) * self._step_s)
+        return max(now, began + math.ceil((now - began) / step_s) * step_s)
 
     def submit(self, prompt: Prompt, now: float) -> None:
         """All that it does not compute is at hand."""

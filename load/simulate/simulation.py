@@ -135,7 +135,7 @@ class Simulation:
         lead_s = self._config.engine.lead(request.input_tokens)
         if self._config.load_at is LoadAt.FIRST_BYTE:
             self._schedule(self._engine.step_ends(now), lambda now: self._bring_up(turn, now))
-        self._schedule(now + lead_s, lambda now: self._wait(turn, now))
+        self._schedule(now + lead_s, lambda now: self._read(turn, now))
         self._changed()
 
     def _bring_up(self, turn: _Turn, now: float) -> None:
@@ -143,10 +143,14 @@ class Simulation:
         if not turn.asked:
             self._load(turn, now)
 
-    def _wait(self, turn: _Turn, now: float) -> None:
+    def _read(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
+        self._schedule(self._engine.step_ends(now), lambda now: self._wait(turn, now))
+
+    def _wait(self, turn: _Turn, now: float) -> None:
+        """The engine knows of the request."""
         self._queue.append(turn)
-        self._schedule(self._engine.step_ends(now), self._look_ahead)
+        self._look_ahead(now)
 
     def _look_ahead(self, now: float) -> None:
         """Load for those that wait, the first first, as far as there is room."""
