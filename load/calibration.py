@@ -96,13 +96,13 @@ class Rate:
 def rates(timed: Sequence[Timed]) -> tuple[Rate, Rate]:
     """Of SSD → DRAM and of DRAM → device. Pure; needs two lengths. Reading and copying go on at the
     same time: what a load from SSD takes is what its reading takes."""
+    return _rate(timed, lambda t: t.ssd - t.device), _rate(timed, lambda t: t.dram - t.device)
+
+
+def _rate(timed: Sequence[Timed], taken: Callable[[Timed], float]) -> Rate:
     size = {t.tokens: t.kv_bytes for t in timed}
-    lines = (
-        _line([(size[n], s) for n, s in _by_length(timed, taken).items()])
-        for taken in (lambda t: t.ssd - t.device, lambda t: t.dram - t.device)
-    )
-    ssd, device = (Rate(1 / max(slope, _LEAST_S_BYTE), fixed_s) for slope, fixed_s in lines)
-    return ssd, device
+    slope, fixed_s = _line([(size[n], s) for n, s in _by_length(timed, taken).items()])
+    return Rate(1 / max(slope, _LEAST_S_BYTE), fixed_s)
 
 
 def _by_length(timed: Sequence[Timed], of: Callable[[Timed], float]) -> dict[int, float]:

@@ -247,11 +247,13 @@ class Foresight:
         if device is None:
             return
         is_needed = self._sessions.is_needed
-        if device.spare(blocks, is_needed) < blocks:
+        spare = device.spare(blocks, is_needed)
+        if spare < blocks:
             # What requests leave behind, and what two of them computed at once, is spread over the
             # engine's queue, whose order is of use.
             device.sweep(SWEEP, is_needed)
-        missing = blocks - device.spare(blocks, is_needed)
+            spare = device.spare(blocks, is_needed)
+        missing = blocks - spare
         if missing <= 0:
             return
         going: dict[int, None] = {}

@@ -64,12 +64,10 @@ class Sessions:
         self.hot_tiers = [tier for tier in self.tiers if tier is not self.ssd]
         """Those of them that have a copy of what runs."""
         chunk = hardware.chunk_bytes
-        self.loads, self.copies = (
-            Link(tier, bandwidth / chunk, config.piece_s, schedule, fixed_s)
-            for tier, bandwidth, fixed_s in (
-                (self.dram, hardware.ssd_bandwidth, hardware.ssd_fixed_s),
-                (self.device, hardware.device_bandwidth, hardware.device_fixed_s),
-            )
+        piece_s, from_ssd, to_device = config.piece_s, hardware.ssd_fixed_s, hardware.device_fixed_s
+        self.loads = Link(self.dram, hardware.ssd_bandwidth / chunk, piece_s, schedule, from_ssd)
+        self.copies = Link(
+            self.device, hardware.device_bandwidth / chunk, piece_s, schedule, to_device
         )
 
     def of(self, visit: Visit) -> Session:

@@ -13,7 +13,7 @@ from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.types import SessionKey
 from engine.core_plugin.choice import Choice
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.loads import Loads
+from engine.core_plugin.loads import FILL, Loads
 from engine.core_plugin.reports import RequestRecord
 from engine.core_plugin.scheduler import ValetScheduler
 from tests.integration.test_tier_manager import CHUNK, Tiers, key
@@ -84,7 +84,7 @@ def test_a_request_waits_until_the_blocks_are_adopted(side: Side, in_dram: bool)
     ValetScheduler.open_fill(side.scheduler, stream, range(CHUNKS))
     side.copy_everything()
     assert stream.ended
-    assert not side.loads.is_open("valet-fill")
+    assert not side.loads.is_open(FILL)
     assert side.awaits(), "nobody asked before: its chunks are in DRAM, and nearly on the device"
     # The step's end: the operation has adopted them.
     side.scheduler._filled.clear()

@@ -58,6 +58,14 @@ class Place:
     def cut(self, session: Session, before: int, now: float) -> None:
         self.link.shortened(session, now)
 
+    def demand(self, upto: int, *sessions: Session) -> list[float]:
+        """Requests that ask at once, for so much each; when each was told, as it is."""
+        done: list[float] = []
+        for session in sessions:
+            self.tier.claim(session, upto, 0.0)
+            self.link.demand(session, upto, 0.0, done.append)
+        return done
+
     def run_until(self, end: float) -> None:
         self.link.go(self.agenda.now)
         self.agenda.run_until(end, self.link.go)
@@ -72,10 +80,7 @@ class Place:
 
 def test_requests_are_loaded_one_after_another() -> None:
     place = Place()
-    done: list[float] = []
-    for session in (place.a, place.b):
-        place.tier.claim(session, 4, 0.0)
-        place.link.demand(session, 4, 0.0, done.append)
+    done = place.demand(4, place.a, place.b)
     assert place.link.wait_s(place.b, 0.0) == 4.0
     place.run_until(1.0)
     assert place.present() == [2, 0, 0]
@@ -88,10 +93,7 @@ def test_requests_are_loaded_one_after_another() -> None:
 
 def test_a_request_knows_of_its_load_some_time_after_the_last_chunk() -> None:
     place = Place(fixed_s=0.5)
-    done: list[float] = []
-    for session in (place.a, place.b):
-        place.tier.claim(session, 2, 0.0)
-        place.link.demand(session, 2, 0.0, done.append)
+    done = place.demand(2, place.a, place.b)
     assert place.link.wait_s(place.b, 0.0) == 2.5
     place.run_until(1.0)
     assert place.present() == [2, 0, 0]
