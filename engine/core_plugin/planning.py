@@ -129,7 +129,7 @@ class Planning:
             Shortfall(s, here, len(chain))
             for s, chain in chains.items()
             if (here := max(on_device[s], self._held(s))) < len(chain)
-            and here < self._sessions.on_ssd(s)
+            and self._is_on_ssd(chain[here])
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
         plan = self.dram.planner.plan(short, room, now)
@@ -163,6 +163,10 @@ class Planning:
 
     def _held(self, session: SessionKey) -> int:
         return self._manager.dram.order.held(session)
+
+    def _is_on_ssd(self, key: ChunkKey) -> bool:
+        ssd = self._manager.ssd
+        return ssd is not None and ssd.contains(key)
 
     def _failed(self, session: SessionKey, reason: MissReason) -> None:
         self._failures[session] = reason
