@@ -24,6 +24,8 @@ _LATER_TURNS: Final = (2, 5, 15)
 """Turns with which another part of a session begins."""
 _MERIT_MEMORY: Final = 2000.0
 """Gaps after which it counts less what time of day or turns were good for."""
+_ON_PROBATION: Final = ("lately", "hour", "turn", "session", "tool", "session's tool")
+"""What classes of a tenant go by that have to earn their place."""
 _KEPT_AFTER_SHIFT: Final = 20.0
 """Gaps that everything seen before a shift is worth together."""
 
@@ -32,7 +34,7 @@ _KEPT_AFTER_SHIFT: Final = 20.0
 class _Tenant:
     histories: OrderedDict[Name, History] = field(default_factory=OrderedDict)
     """Those used last are the last."""
-    merits: dict[str, float] = field(default_factory=lambda: {"hour": 0.0, "turn": 0.0})
+    merits: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_ON_PROBATION, 0.0))
 
     def helps(self, name: Name) -> bool:
         return self.merits.get(name[0], 1.0) > 0.0
@@ -42,14 +44,14 @@ class Classes:
     """From a tenant's gaps to a session's own: a class expects what the wider one expects until it
     has seen gaps of its own, so the narrower is trusted more. In this order:
 
-    the tenant's, at this time of day, after so many turns, the session's; and, where the tool's
-    name is known, the tool's in the tenant, in the session.
+    the tenant's, its latest ones, at this time of day, after so many turns, the session's; and,
+    where the tool's name is known, the tool's in the tenant, in the session.
 
     Nothing is wider than a tenant: from what one is told of its next turns it could read how long
     another's take. One that nothing is known of is expected to do what the prior says.
 
-    Time of day and turns are passed over for as long as they have not made the tenant's gaps
-    likelier that came later: classes that say nothing cost more than they give.
+    The latest, time of day and turns are passed over for as long as they have not made the tenant's
+    gaps likelier that came later: classes that say nothing cost more than they give.
     """
 
     def __init__(self, grid: Grid, prior: Shares) -> None:
@@ -117,8 +119,7 @@ class Classes:
     def _history(self, tenant: _Tenant, name: Name) -> History:
         history = tenant.histories.get(name)
         if history is None:
-            make = _own if _of_session(name) else _shared
-            history = tenant.histories[name] = make(self._tally)
+            history = tenant.histories[name] = _history(name, self._tally)
             self._count += 1
         else:
             tenant.histories.move_to_end(name)
@@ -139,6 +140,7 @@ def path_of(end: TurnEnd) -> Path:
     """Of the gap that begins with ``end``."""
     path: Path = (
         ("tenant", tenant_of(end.session)),
+        ("lately", ""),
         ("hour", str(end.hour // _HOURS)),
         ("turn", str(sum(end.turn >= turn for turn in _LATER_TURNS))),
         ("session", end.session),
@@ -153,12 +155,10 @@ def _of_session(name: Name) -> bool:
     return name[0].startswith("session")
 
 
-def _shared(tally: Tally) -> History:
-    """On recorded coding sessions, half as much or twice as much strength is as good."""
-    return History(tally, strength=8.0, half_life=2000)
-
-
-def _own(tally: Tally) -> History:
-    """A session's: soon believed, and what it does now says more than what it did an hour ago. On
-    recorded coding sessions, half as much or twice as much of either is worse, by 1 % at most."""
-    return History(tally, strength=4.0, half_life=10)
+def _history(name: Name, tally: Tally) -> History:
+    """A new one of a class. On recorded coding sessions, half as much or twice as much strength or
+    memory is as good for strangers' gaps, and worse by 1 % at most for a session's own, which are
+    soon believed: what it does now says more than what it did an hour ago."""
+    if _of_session(name):
+        return History(tally, strength=4.0, half_life=10)
+    return History(tally, strength=8.0, half_life=100 if name[0] == "lately" else 2000)
