@@ -122,6 +122,7 @@ def build_engine(settings: Settings) -> EnginePort:
             store=settings.installation if settings.ssd else None,
             ssd_minimum_tokens=settings.ssd_minimum_tokens,
             prefetch=settings.prefetch,
+            load_slowdown=settings.load_slowdown,
             chat_template=None if settings.model else CHAT_TEMPLATE,
             tool_call_parser=TOOL_CALL_PARSER,
             public_prompts=(

@@ -43,6 +43,9 @@ RETURNS_GAPS: Final = Gauge("valet_returns_gaps", "Gaps that those shares are of
 RETURNS_SHIFTS: Final = Gauge(
     "valet_returns_shifts", "How often predictions stopped fitting since the start."
 )
+LEAD: Final = Gauge(
+    "valet_lead_seconds", "From a request's first byte to the question for its KV, lately."
+)
 
 
 def show_foresight(foresight: Foresight) -> None:
@@ -51,6 +54,7 @@ def show_foresight(foresight: Foresight) -> None:
     RETURNS_DISTANCE.set(foresight.ks)
     RETURNS_GAPS.set(foresight.gaps)
     RETURNS_SHIFTS.set(foresight.shifts)
+    LEAD.set(foresight.lead_s)
     for percent, share in foresight.within.items():
         RETURNS_WITHIN.labels(str(int(percent) / 100)).set(share)
 

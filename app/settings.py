@@ -110,6 +110,8 @@ class Settings:
     """Of each tier's bytes, what one tenant may pin."""
     prefetch: bool
     """Off: nothing comes up before a request asks for it, to compare with."""
+    load_slowdown: float
+    """By how much of itself a token of others may take longer while a session loads; 0 for any."""
     sessions: bool
     """Off: requests pass without any work for sessions, to compare with; keys and salts stay."""
     resolve_wait_s: float
@@ -255,6 +257,7 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
         park_after=setting("park_after", value.duration, timedelta()),
         pin_share=setting("pin_share", value.share, 0.25),
         prefetch=setting("prefetch", value.switch, True),
+        load_slowdown=setting("load_slowdown", value.share, 0.0),
         sessions=setting("sessions", value.switch, True),
         resolve_wait_s=setting("resolve_wait_s", value.seconds, 0.25),
         drain_s=setting("drain_s", value.seconds, 20.0),

@@ -345,6 +345,9 @@ class Foresight(_Wire, frozen=True):
     """Those that were still on their way when a request asked for them."""
     wasted_bytes: int
     """Of chunks that left their tier again before anybody asked for them."""
+    lead_s: float
+    """From a request's first byte to the scheduler's question for its chunks: the median of the
+    latest."""
 
 
 class Done(_Wire, frozen=True):

@@ -58,8 +58,8 @@ class LearnedCosts:
     # --- Costs -------------------------------------------------------------------------------
 
     def load_s(self, chunks: int) -> float:
-        """See ``Costs``."""
-        return chunks * self.tiers[Tier.SSD].chunk_s
+        """See ``Costs``. With the fixed cost, which what loads within the lead pays too."""
+        return self._overhead[False].median + chunks * self.tiers[Tier.SSD].chunk_s
 
     def compute_s(self, start_token: int, end_token: int) -> float:
         """See ``Costs``; without the fixed cost of a step."""

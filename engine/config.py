@@ -27,6 +27,8 @@ class EngineConfig:
     """Shorter contexts are not written to SSD."""
     prefetch: bool
     """Whether chunks come up before a request asks for them."""
+    load_slowdown: float
+    """By how much of itself a step that decodes may take longer while loads run; 0 for any."""
     chat_template: Path | None
     """Overrides the model's own chat template."""
     tool_call_parser: str

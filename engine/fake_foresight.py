@@ -77,6 +77,7 @@ class FakeForesight:
             used_chunks=self.cache.used,
             late_chunks=0,
             wasted_bytes=self.cache.wasted * CHUNK_BYTES,
+            lead_s=0.0,
         )
 
     def _leaves(self, end: TurnEnd, now: float) -> None:

@@ -209,6 +209,7 @@ def arguments(config: EngineConfig, fingerprint_facts: dict[str, str | int]) -> 
             "store": config.store.to_builtins() if config.store else None,
             "ssd_minimum_tokens": config.ssd_minimum_tokens,
             "prefetch": config.prefetch,
+            "load_slowdown": config.load_slowdown,
             "facts": fingerprint_facts,
             "offload_prompt_only": False,
         },

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -218,6 +218,9 @@ def main() -> None:
         type=int,
         help="cores that the engine leaves to reading and copying (as it does by itself)",
     )
+    parser.add_argument(
+        "--slowdown", default="0", help="VALET_LOAD_SLOWDOWN of the server (0: as fast as it goes)"
+    )
     parser.add_argument("--quick", action="store_true", help="a shorter session, 1 round")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/stall.json")
     options = parser.parse_args()
@@ -231,6 +234,7 @@ def main() -> None:
         prepare_model(home)
         sizes = Sizes(reserved_cores=options.reserved_cores)
         server = valet(home, sizes=sizes, dram=DRAM, ssd=SSD)
+        server = replace(server, env={**server.env, "VALET_LOAD_SLOWDOWN": options.slowdown})
         with running(server):
             for round_ in range(rounds):
                 some, found = run_round(server.url, length, round_)
@@ -253,6 +257,7 @@ def main() -> None:
             "prompt_tokens": length + TAIL,
             "streams": STREAMS,
             "reserved_cores": options.reserved_cores,
+            "slowdown": options.slowdown,
             "wanted": {f"≤ {WANTED:g} ×": met},
             "ratio": interval and asdict(interval),
             "windows": [{**asdict(w), "ratio": w.ratio} for w in seen],

@@ -19,7 +19,7 @@ from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
 from cache_tiers.prefetch.planner import DeadlinePlanner
 from cache_tiers.returns.empirical import EmpiricalReturns
-from load.calibration import TAIL, Timed, engine_model, measure, rates
+from load.calibration import TAIL, Timed, engine_model, measure, measure_lead, rates
 from load.environment import describe
 from load.report import ms, percentile, table, verdict, write_json
 from load.side_by_side import Tiers, opened, parser, scale_of
@@ -42,10 +42,13 @@ MOST_POINTS: Final = 2.0
 MOST_TTFT: Final = 0.15
 """By so much of itself the median time to first token may differ."""
 LENGTHS: Final = tuple(length + TAIL for length in (256, 1024, 2560))
-ROUNDS: Final = 3
+TEXTS: Final = (600, 1200, 1800)
+"""Words."""
+ROUNDS: Final = 6
 """Of calibration."""
-_LATER: Final = ("queue", "load", "prefill")
 OPENING_S: Final = 100.0
+PARALLEL_CHUNKS: Final = 32
+"""That the server reads at the same time: eight threads, four each."""
 
 
 class Place(StrEnum):
@@ -82,18 +85,6 @@ def foretold(outcome: Outcome) -> dict[Place, float]:
     )
 
 
-def leads(turns: Sequence[Turned]) -> list[tuple[int, float]]:
-    """Of turns, the prompt's tokens, and the seconds from the first byte to the first token that
-    were neither queueing, loading nor prefill. Pure."""
-    return [
-        (
-            turn.receipt["prompt_tokens"],
-            turn.ttft - sum(turn.receipt["ms"][part] or 0.0 for part in _LATER) / 1000,
-        )
-        for turn in turns
-    ]
-
-
 def replay(
     lines: Sequence[Mapping[str, Any]],
     tiers: Tiers,
@@ -110,6 +101,7 @@ def replay(
         device_bandwidth=to_device.bytes_s,
         ssd_fixed_s=from_ssd.fixed_s,
         device_fixed_s=to_device.fixed_s,
+        ssd_parallel_chunks=PARALLEL_CHUNKS,
         kv_bytes=KV_BYTES,
         chunk_tokens=CHUNK_TOKENS,
     )
@@ -122,7 +114,9 @@ def replay(
 def policies(engine: EngineModel, hardware: Hardware, lead_s: float) -> Policies:
     """The engine's."""
     returns = EmpiricalReturns()
-    above = replace(hardware, ssd_bandwidth=hardware.device_bandwidth)
+    above = replace(
+        hardware, ssd_bandwidth=hardware.device_bandwidth, ssd_fixed_s=hardware.device_fixed_s
+    )
     orders, planners = [], []
     for links in (hardware, above):
         costs = ModelCosts(engine, links, lead_s)
@@ -188,9 +182,11 @@ def main() -> None:
     tiers = Tiers(scale.live_bytes // 8, scale.live_bytes // 2)
     with opened({"valet": tiers}, scale, options.kept) as ready:
         turns = ready.teams["valet"].stint(scale.seconds * scale.rounds, ready.stretch)
-        timed = measure(ready.clients["valet"], LENGTHS, ROUNDS)
+        client = ready.clients["valet"]
+        timed = measure(client, LENGTHS, ROUNDS)
+        rest_s, lead_s = measure_lead(client, TEXTS, ROUNDS)
     lines = trace_lines(ready.opening["valet"], turns)
-    engine = engine_model(timed, leads(ready.opening["valet"]))
+    engine = engine_model(timed, rest_s, lead_s)
     outcome = replay(lines, tiers, engine, timed, warm_up=scale.agents)
     shares, told = seen(turns), foretold(outcome)
     ttft_s = percentile([turn.ttft for turn in turns], 0.5) or 0.0

@@ -1,7 +1,7 @@
 """A running server's engine model: what its answers to known prompts say of how long it takes.
 
 Each prompt is sent new, again from the device, from SSD alone (parked) and from DRAM (prefetched).
-Differences between these times are what one thing costs: what all of them share drops out.
+The first two differ by what computing takes; how long loads took their receipts say.
 """
 
 import statistics
@@ -10,24 +10,32 @@ from dataclasses import dataclass
 from typing import Final
 
 from load.client import Client
+from load.prose import Prose
 from load.simulate import EngineModel
+from load.stream import Streamed
 
 TAIL: Final = 8
 """Tokens after the last whole block, computed wherever the rest comes from."""
 _OUTPUT: Final = 8
+LATER: Final = ("queue", "load", "prefill")
+"""Parts of the time to the first token, in a receipt, behind the lead."""
 _LEAST_S_BYTE: Final = 1e-12
 """Faster than a terabyte a second is not told apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One prompt's times to the first token, in seconds, by where its KV was."""
+    """One prompt. Times in seconds."""
 
     tokens: int
     new: float
+    """To the first token, all of it computed."""
     device: float
+    """To the first token, all but the tail on the device."""
     dram: float
+    """Of its load from DRAM, from the first byte on."""
     ssd: float
+    """Of its load from SSD."""
     token_s: float
     """Of an output token behind the first."""
     kv_bytes: int
@@ -48,17 +56,18 @@ def measure(client: Client, lengths: Sequence[int], rounds: int) -> list[Timed]:
             device = client.complete(prompt, _OUTPUT, session)
             client.park(session)
             ssd = client.complete(prompt, _OUTPUT, session)
+            from_ssd = _loading(client, ssd)
             client.park(session)
             client.prefetch(session)
-            dram = client.complete(prompt, _OUTPUT, session)
+            from_dram = _loading(client, client.complete(prompt, _OUTPUT, session))
             client.delete(session)
             timed.append(
                 Timed(
                     length,
                     new.ttft,
                     device.ttft,
-                    dram.ttft,
-                    ssd.ttft,
+                    from_dram,
+                    from_ssd,
                     device.seconds_per_token or 0.0,
                     int((ssd.receipt or {}).get("bytes_loaded", 0)),
                 )
@@ -66,21 +75,43 @@ def measure(client: Client, lengths: Sequence[int], rounds: int) -> list[Timed]:
     return timed
 
 
-def engine_model(timed: Sequence[Timed], leads: Sequence[tuple[int, float]]) -> EngineModel:
-    """How long it computes. Pure; needs two lengths. ``leads``: of other requests, such as are to
-    be simulated, the prompt's tokens and the seconds that were neither queueing, loading nor
-    prefill: text takes longer to read than token ids."""
+def _loading(client: Client, answer: Streamed) -> float:
+    """How long the load of a request took: it began with the first byte, before the scheduler
+    asked, from where the receipt counts."""
+    ms = (answer.receipt or {})["ms"]["load"] or 0.0
+    return float(ms) / 1000 + client.metric("valet_lead_seconds")
+
+
+def measure_lead(client: Client, lengths: Sequence[int], rounds: int) -> tuple[float, float]:
+    """Of chat requests, whose text takes longer to read than token ids, in the middle: the seconds
+    to the first token that were neither queueing, loading nor prefill, and what of these the server
+    saw between a request's first byte and the question for its KV. Nobody else asks it."""
+    rests = []
+    for round_ in range(rounds):
+        for length in lengths:
+            session = f"lead-{length}"
+            message = {"role": "user", "content": Prose(f"{session} {round_ % 2}").words(length)}
+            answer = client.chat([message], 1, session)
+            ms = (answer.receipt or {})["ms"]
+            rests.append(answer.ttft - sum(ms[part] or 0.0 for part in LATER) / 1000)
+    for length in lengths:
+        client.delete(f"lead-{length}")
+    return statistics.median(rests), client.metric("valet_lead_seconds")
+
+
+def engine_model(timed: Sequence[Timed], rest_s: float, lead_s: float) -> EngineModel:
+    """How long it computes. Pure; needs two lengths. The other two are ``measure_lead``'s."""
     # New less from the device is the prompt but for the tail; x tokens of it cost a + b·x/2 each.
     prices = _by_length(timed, lambda t: (t.new - t.device) / (t.tokens - TAIL))
     half_b, a = _line([(n - TAIL, price) for n, price in prices.items()])
-    read_s, fixed_s = _line(leads)
     return EngineModel(
         prefill_s=a,
         prefill_s_per_position=2 * half_b,
         decode_s=statistics.median(t.token_s for t in timed),
         decode_s_per_request=0.0,
-        fixed_s=fixed_s,
-        read_s=read_s,
+        fixed_s=lead_s,
+        outside_s=max(0.0, rest_s - lead_s),
+        read_s=0.0,
     )
 
 
@@ -96,7 +127,7 @@ class Rate:
 def rates(timed: Sequence[Timed]) -> tuple[Rate, Rate]:
     """Of SSD → DRAM and of DRAM → device. Pure; needs two lengths. Reading and copying go on at the
     same time: what a load from SSD takes is what its reading takes."""
-    return _rate(timed, lambda t: t.ssd - t.device), _rate(timed, lambda t: t.dram - t.device)
+    return _rate(timed, lambda t: t.ssd), _rate(timed, lambda t: t.dram)
 
 
 def _rate(timed: Sequence[Timed], taken: Callable[[Timed], float]) -> Rate:

@@ -94,6 +94,13 @@ class Client:
         """From all tiers. Only Valet has it."""
         _raise_for_error(self._http.delete(f"/v1/sessions/{session}"))
 
+    def metric(self, name: str) -> float:
+        """Of ``/metrics``, without labels. Raises KeyError for one that is not there."""
+        answer = self._http.get("/metrics")
+        _raise_for_error(answer)
+        shown = (line.split() for line in answer.text.splitlines() if not line.startswith("#"))
+        return {words[0]: float(words[1]) for words in shown}[name]
+
     def _stream(
         self,
         path: str,

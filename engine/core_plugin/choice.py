@@ -18,9 +18,10 @@ from typing import Any
 
 from cache_tiers.arbiter import Bargain, Hit, Run, choose
 from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.pace import Pace
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.load_stream import LoadStream
-from engine.core_plugin.loads import Loads
+from engine.core_plugin.loads import Loads, OnEnd
 from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
 from engine.core_plugin.reports import RequestRecord
 from engine.core_plugin.ssd_tier import READ_DEADLINE_S
@@ -62,15 +63,18 @@ class Choice:
         chunk_tokens: int,
         groups: int,
         workers: int,
+        pace: Pace | None = None,
     ) -> None:
         """``groups`` of KV, each with a chunk for every ``chunk_tokens`` tokens; ``workers`` copy
-        a part of each."""
+        a part of each. ``pace``: of loads beside others' answers; None for as fast as they go."""
         self._manager = manager
         self._costs = costs
         self._chunk_tokens = chunk_tokens
         self._groups = groups
         self._workers = workers
-        self._steps = Steps(costs.prefilled)
+        self._pace = pace or Pace(None)
+        self._loads = loads
+        self._steps = Steps(costs.prefilled, self._stepped)
         self._busy = False
         """Whether the step that runs computes anything."""
         self._ticked_at = 0.0
@@ -79,6 +83,7 @@ class Choice:
         self._watched: list[_Watched] = []
         self._try_at = 0.0
         loads.reads_ahead = self._reads_ahead
+        loads.allowance = lambda: self._pace.allowance(decodes=self._busy)
 
     # --- a request is asked about ----------------------------------------------------------------
 
@@ -117,10 +122,10 @@ class Choice:
         end = (first + bargain.chunks) * self._chunk_tokens
         return max(0, end - state.num_locally_computed_tokens)
 
-    def awaits_fill(
+    def awaits(
         self, state: RequestOffloadState, fills: Iterable[LoadStream], now: float
-    ) -> bool:
-        """Whether one of ``fills`` brings chunks of a request to the device. It waits for them, as
+    ) -> list[LoadStream]:
+        """Those of ``fills`` that bring chunks of a request to the device. It waits for them, as
         for a load of its own."""
         state.update_offload_keys()
         keys = set(state.group_states[0].offload_keys)
@@ -135,7 +140,7 @@ class Choice:
                 if bargain.chunks < len(rest):
                     stream.cut(MissReason.RECOMPUTE_CHEAPER, keep=at + bargain.chunks)
                 self._watched.append(_Watched(stream, bargain, now, at))
-        return bool(awaited)
+        return awaited
 
     # --- its load runs ---------------------------------------------------------------------------
 
@@ -153,6 +158,18 @@ class Choice:
                 dram, ssd = hit.upto(watched.bargain.chunks)
                 self._costs.loaded(dram, ssd, watched.spent_s, busy=hit.busy)
 
+    def fill_opened(self, stream: LoadStream) -> OnEnd:
+        """A fill that no request has asked for begins; to be called at its end. What it takes is
+        learned, as of a load."""
+        in_dram = sum(self._manager.dram.has(item.key) for item in stream.items)
+        on_ssd, busy = len(stream.items) - in_dram, self._busy
+
+        def ended(stream: LoadStream, now: float) -> None:
+            if stream.failure is None:
+                self._costs.loaded(in_dram, on_ssd, now - stream.opened_at, busy=busy)
+
+        return ended
+
     def forget(self, request_id: str) -> None:
         """The request is over."""
         self._agreed.pop(request_id, None)
@@ -164,6 +181,7 @@ class Choice:
         ``manager.poll``, before ``loads.advance``."""
         self._look(states, now)
         self._tick(now)
+        self._loads.take_moved()
         self._busy = step.total_num_scheduled_tokens > 0
         self._steps.begin(dict(_pieces(step, states)), computes=self._busy, now=now)
         for watched in list(self._watched):
@@ -187,6 +205,9 @@ class Choice:
         )
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _stepped(self, seconds: float) -> None:
+        self._pace.stepped(seconds, self._loads.take_moved())
 
     def _hit(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Hit:
         tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)

@@ -202,6 +202,7 @@ class Foresight:
             used_chunks=brought.used,
             late_chunks=brought.late,
             wasted_bytes=brought.wasted_bytes,
+            lead_s=self._costs.lead_s,
         )
 
     def back(self, session: SessionKey) -> tuple[float | None, float | None]:

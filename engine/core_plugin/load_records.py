@@ -1,10 +1,11 @@
 """What loads and prefetches did for a request, noted in its record. Scheduler thread only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cache_tiers.types import Tier
 from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.manager import TierManager
+from engine.core_plugin.planned_fills import Found
 from engine.core_plugin.reports import RequestRecord
 from engine.core_plugin.vllm_compat import RequestOffloadState
 
@@ -27,15 +28,20 @@ class LoadRecords:
             if item.key in origins.prefetched:
                 record.prefetched += tokens
 
-    def found(self, record: RequestRecord, brought: Mapping[Tier, int]) -> None:
+    def awaits(self, record: RequestRecord, fills: Sequence[LoadStream]) -> None:
+        """The request asks while these bring its chunks to the device."""
+        if record.at_hand is None:
+            record.at_hand = max(fill.items[0].first_block + fill.at_hand for fill in fills)
+
+    def found(self, record: RequestRecord, brought: Found) -> None:
         """Of the chunks that the request found on the device, so many had been brought there for
-        it: they count as what they were before, by tier."""
-        for tier, chunks in brought.items():
+        it: they count as what they were before."""
+        for tier, chunks in brought.before.items():
             tokens = chunks * self._chunk_tokens
             record.device -= tokens
             self._add(record, tier, tokens)
-            record.prefetched += tokens
             record.bytes_loaded += chunks * self._manager.chunk_bytes
+        record.prefetched += brought.in_time * self._chunk_tokens
 
     def lost(
         self, record: RequestRecord, state: RequestOffloadState, items: Sequence[LoadItem]

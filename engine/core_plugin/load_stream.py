@@ -13,6 +13,7 @@ what came before it stays, the rest is recomputed.
                         READING ──fault──▶ the stream fails at this item
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -73,10 +74,13 @@ class LoadStream:
         )
         return [key for key, _ in zip(waiting, range(limit), strict=False)]
 
-    def take_run(self) -> list[LoadItem]:
-        """The next run of ready, logically contiguous chunks of one group; now COPYING."""
+    def take_run(self, limit: float = math.inf) -> list[LoadItem]:
+        """The next run of ready, logically contiguous chunks of one group, at most ``limit``; now
+        COPYING."""
         run: list[LoadItem] = []
         for i in range(self._end):
+            if len(run) >= limit:
+                break
             item = self.items[i]
             if self._states[i] is not ItemState.READY:
                 if run:

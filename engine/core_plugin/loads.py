@@ -4,18 +4,22 @@ Scheduler thread only. A stream's ready chunks go to the workers in *parts*, eac
 contiguous chunks; a part is done when every worker has copied it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cache_tiers.types import ChunkKey, MissReason
 from engine.core_plugin.load_stream import LoadItem, LoadStream
-from engine.core_plugin.manager import TierManager
+from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
 from engine.core_plugin.vllm_compat import CPULoadStoreSpec, GPULoadStoreSpec, TransferJob
 
 FILL = "valet-fill"
 """In the place of a request's id, for loads that no request asked for."""
 LOAD_PATIENCE_S = 5.0
 """A load without progress for this long is given up and recomputed."""
+
+AHEAD_STEPS = 2
+"""Reads are so many steps ahead of copies, where these are limited."""
 
 OnEnd = Callable[[LoadStream, float], None]
 """Called once, with the stream and the time, when a load is over, whole or not."""
@@ -55,6 +59,11 @@ class Loads:
         self._window = max(1, manager.capacity // 2)
         self.reads_ahead: Callable[[], int] = lambda: manager.capacity
         """Chunks that loads may have on their way from SSD at a time."""
+        self.allowance: Callable[[], float] = lambda: math.inf
+        """Chunks that may be copied in a step; asked once in each."""
+        self._allowed = math.inf
+        """In the latest step."""
+        self._moved = 0
         self._loads: list[Load] = []
         self._parts: dict[int, Part] = {}
 
@@ -97,14 +106,22 @@ class Loads:
     def advance(self, now: float) -> dict[int, TransferJob]:
         """Read what fits the windows, end what has ended; the parts to copy, by job number."""
         jobs: dict[int, TransferJob] = {}
+        allowed = self._allowed = self.allowance()
         for load in sorted(self._loads, key=lambda load: not load.waited_for):
             load.stream.check_patience(now)
             self._read(load, now)
-            while run := load.stream.take_run():
+            while run := load.stream.take_run(allowed):
+                allowed -= len(run)
+                self._moved += len(run)
                 job_id = self._new_job_id()
                 jobs[job_id] = self._part(job_id, load, run)
             self._end_if_over(load, now)
         return jobs
+
+    def take_moved(self) -> int:
+        """Chunks that were given to be copied since the last call."""
+        moved, self._moved = self._moved, 0
+        return moved
 
     def take_completed(self, completed: dict[int, int], now: float) -> None:
         """Takes out of ``completed`` (workers done, by job number) the parts of loads."""
@@ -120,12 +137,13 @@ class Loads:
             self._end_if_over(part.load, now)
 
     def _read(self, load: Load, now: float) -> None:
-        """What the load's window and the disk have room for; nothing while another is waited for
-        and this one is not."""
+        """What the load's window and the disk have room for, and no further ahead than a few steps
+        copy; nothing while another is waited for and this one is not."""
         if self.waited_for and not load.waited_for:
             return
         stream = load.stream
-        wanted = stream.to_read(min(self._window - stream.in_dram(), self.reads_left))
+        window = min(self._window, CHUNKS_PER_READ + AHEAD_STEPS * self._allowed)
+        wanted = stream.to_read(int(min(window - stream.in_dram(), self.reads_left)))
         if wanted:
             self._manager.bring(wanted, stream, now)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from cache_tiers.prefetch.tally import PrefetchTally
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
@@ -26,6 +27,15 @@ class _Filling:
     origins: list[Tier]
     """Where those behind them were."""
     reply: "Future[bytes]"
+
+
+class Found(NamedTuple):
+    """What fills had brought to the device for a request. In chunks."""
+
+    before: Counter[Tier]
+    """By the tier that they were in before."""
+    in_time: int
+    """That were in DRAM or on the device when it first asked; it waited for the others."""
 
 
 class PlannedFills:
@@ -81,15 +91,16 @@ class PlannedFills:
         ended, self._has_ended = self._has_ended, False
         return ended
 
-    def found(self, session: SessionKey, on_device: int) -> Counter[Tier]:
-        """A request of the session finds so many leading chunks on the device. How many of them
-        were brought for it, by the tier that they were in before."""
+    def found(self, session: SessionKey, on_device: int, at_hand: int | None = None) -> Found:
+        """A request of the session finds so many leading chunks on the device, ``at_hand`` of them
+        (None: all) without having waited for more than a copy."""
         self._settle()
-        self.tally.asked(session, on_device)
         start, origins = self._filled.pop(session, (0, []))
         used = origins[: max(0, on_device - start)]
+        in_time = len(used) if at_hand is None else min(len(used), max(0, at_hand - start))
+        self.tally.asked(session, on_device, coming=len(used) - in_time)
         self._manager.mark_used(self._chain(session)[start : start + len(used)])
-        return Counter(used)
+        return Found(Counter(used), in_time)
 
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""

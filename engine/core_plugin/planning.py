@@ -1,6 +1,5 @@
 """What comes up before it is asked for: the planners' plans, carried out. Scheduler thread only."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,11 +11,11 @@ from cache_tiers.prefetch.planner import DeadlinePlanner
 from cache_tiers.prefetch.tally import PrefetchTally
 from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.types import Returns
-from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
+from cache_tiers.types import ChunkKey, MissReason, SessionKey
 from engine.core_plugin.device_fill import KEEP_SHARE
 from engine.core_plugin.fetches import Fetches, Piece
 from engine.core_plugin.manager import TierManager
-from engine.core_plugin.planned_fills import PlannedFills
+from engine.core_plugin.planned_fills import Found, PlannedFills
 from engine.core_plugin.prefetch_metrics import Brought
 from engine.core_plugin.sessions_view import SessionChunks
 
@@ -95,12 +94,19 @@ class Planning:
         if not (fill and self.fills.start(session, len(keys), keep_share=KEEP_SHARE)):
             self.fetches.want(session, _pieces(keys, here))
 
-    def found(self, session: SessionKey, on_device: int, above: int, now: float) -> Counter[Tier]:
+    def found(
+        self,
+        session: SessionKey,
+        on_device: int,
+        above: int,
+        now: float,
+        at_hand: int | None = None,
+    ) -> Found:
         """A request of the session is admitted and finds its first ``above`` chunks in DRAM or on
-        the device, ``on_device`` of them there. Returns how many of these a prefetch brought, by
-        the tier that they were in before."""
+        the device, ``on_device`` of them there: what fills had brought. ``at_hand``: as
+        ``PlannedFills.found``."""
         self._tally.asked(session, above, self.fetches.release(session, asked_at=now))
-        return self.fills.found(session, on_device)
+        return self.fills.found(session, on_device, at_hand)
 
     def take_failure(self, session: SessionKey) -> MissReason | None:
         """Why chunks of the session, now computed, could not be brought up before."""

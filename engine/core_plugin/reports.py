@@ -24,6 +24,9 @@ class RequestRecord:
     admitted: bool = False
     awaits_fill_since: float | None = None
     """When it asked for chunks that are being brought to the device, on the monotonic clock."""
+    at_hand: int | None = None
+    """Leading chunks in DRAM or on the device when it first asked, for one that waited for a fill.
+    """
     made_room: bool = False
     """Whether others have made room on the device for it."""
     device: int = 0

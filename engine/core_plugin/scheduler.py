@@ -13,6 +13,7 @@ from typing import Any
 
 from cache_tiers import hints
 from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.pace import Pace
 from cache_tiers.types import ChunkKey, SessionKey
 from engine.core_plugin.admittance import Admittance, Prompt
 from engine.core_plugin.choice import Choice
@@ -20,6 +21,7 @@ from engine.core_plugin.desk import ControlDesk
 from engine.core_plugin.device_blocks import blocks_needed
 from engine.core_plugin.drains import Drains
 from engine.core_plugin.foresight import Foresight
+from engine.core_plugin.load_ends import LoadEnds
 from engine.core_plugin.load_records import LoadRecords
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.loads import FILL, LOAD_PATIENCE_S, Loads, split_by_chunk
@@ -85,6 +87,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             chunk_tokens=self.tokens_per_chunk,
             groups=len(self.config.kv_group_configs),
             workers=self.config.num_workers,
+            pace=Pace(spec.extra_config["load_slowdown"] or None),
         )
         self.foresight = Foresight(
             self.manager,
@@ -106,7 +109,6 @@ class ValetScheduler(OffloadingConnectorScheduler):
         if self.can_fill:
             self.foresight.planning.fills.bind(self.desk.fill)
         self._orders = Orders()
-        self._awaiting_echo: set[str] = set()
         self._drains = Drains(self._req_status)
         self.memory = TurnMemory(self.sessions, self.ledger, self._req_status)
         self._records = LoadRecords(
@@ -114,10 +116,14 @@ class ValetScheduler(OffloadingConnectorScheduler):
             block_tokens=self.config.kv_group_configs[0].tokens_per_block,
             chunk_tokens=self.tokens_per_chunk,
         )
+        self._load_ends = LoadEnds(
+            self._orders,
+            self.ledger,
+            self._records,
+            block_tokens=self.config.kv_group_configs[0].tokens_per_block,
+            chunk_tokens=[config.tokens_per_chunk for config in self.config.kv_group_configs],
+        )
         self._prefetch_metrics = PrefetchMetrics()
-        self._filled: list[LoadStream] = []
-        """Fills whose last copy is done. They join the device's prefix cache in the next step, and
-        are waited for until then."""
         self._unscheduled: list[str] = []
         """Requests that have come since the last step."""
 
@@ -163,8 +169,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.foresight.asked(record.session)
         if self.foresight.planning.fills.is_filling(record.session):
             state = self._req_status[request.request_id]
-            fills = (*self.loads.streams(FILL), *self._filled)
-            if self.choice.awaits_fill(state, fills, now):
+            if awaited := self.choice.awaits(state, self.loads.streams(FILL), now):
+                self._records.awaits(record, awaited)
                 record.awaits_fill_since = record.awaits_fill_since or now
                 self.loads.await_fills()
                 return True
@@ -229,9 +235,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             request.request_id, request.num_prompt_tokens, prompt_of(state), superseded
         )
         # A request that is still loading is freed by the echo of its load instead.
-        loading = request.request_id in self._awaiting_echo or self.loads.is_open(
-            request.request_id
-        )
+        loading = self._is_loading(request.request_id)
         keep_blocks = not loading and self._drains.begin(request.request_id, time.monotonic())
         params = None if report is None else {"valet": hints.encode(hints.Report(report))}
         return keep_blocks, params
@@ -265,7 +269,6 @@ class ValetScheduler(OffloadingConnectorScheduler):
         step = dataclasses.replace(scheduler_output, finished_req_ids=finished)
         meta = super().build_connector_meta(step)
         self.desk.poll(now)
-        self._filled.clear()
         self._poll_foresight(now)
         return self._orders.send_with(meta)
 
@@ -276,8 +279,10 @@ class ValetScheduler(OffloadingConnectorScheduler):
             now = time.monotonic()
             self.choice.end_step(meta, self._req_status, now)
             self.loads.take_completed(meta.completed_jobs, now)
+            # Filled blocks are adopted before requests ask again.
+            self.desk.poll(now)
+        self._load_ends.tell(connector_output)
         super().update_connector_output(connector_output)
-        self._awaiting_echo.difference_update(connector_output.finished_recving or ())
 
     def has_pending_push_work(self) -> bool:
         """Whether the engine must keep stepping without requests."""
@@ -340,59 +345,21 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Fill device blocks that no request asked for, beginning with the next step."""
         # Saves that still read these blocks are finished before anything is written to them.
         self._current_batch_allocated_block_ids.update(blocks)
-        self.loads.open(
-            FILL, stream, lambda stream, _: self._filled.append(stream), time.monotonic()
-        )
+        self.loads.open(FILL, stream, self.choice.fill_opened(stream), time.monotonic())
 
     # --- loads -----------------------------------------------------------------------------------
 
     def _on_load_ended(
         self, job_id: int, state: RequestOffloadState, stream: LoadStream, now: float
     ) -> None:
-        """A request's load is over, whole or not: tell vLLM, and vLLM's workers."""
-        request_id = state.req.request_id
+        """A request's load is over, whole or not."""
         self.choice.ended(stream, now)
-        if stream.failure is not None:
-            self._on_failed_load(state, stream)
-        record = self.ledger.get(request_id)
-        if record is not None:
-            record.load_ms += (now - stream.opened_at) * 1000
+        self._load_ends.ended(state, stream, now)
         completed = OffloadingWorkerMetadata(completed_jobs={job_id: self.config.num_workers})
         super().update_connector_output(KVConnectorOutput(kv_connector_worker_meta=completed))
-        self._orders.loads_ended.add(request_id)
-        self._awaiting_echo.add(request_id)
 
-    def _on_failed_load(self, state: RequestOffloadState, stream: LoadStream) -> None:
-        """Blocks that hold nothing are given back to be computed, and saved again."""
-        request = state.req
-        lost = stream.lost()
-        if request.is_finished() or not lost:
-            return
-        # A chunk that cannot be read may still be listed: asking again would fail again, for ever.
-        state.max_load_tokens = 0
-        if len(state.group_states) == 1:
-            self._orders.failed_blocks.update(block for item in lost for block in item.block_ids)
-            valid = lost[0].first_block * self.config.kv_group_configs[0].tokens_per_block
-        else:
-            # Block numbers of several groups overlap: vLLM then takes the whole request back.
-            self._orders.loads_failed.add(request.request_id)
-            valid = 0
-        for group, config in zip(state.group_states, self.config.kv_group_configs, strict=True):
-            group.next_stored_chunk_idx = min(
-                group.next_stored_chunk_idx, valid // config.tokens_per_chunk
-            )
-        record = self.ledger.get(request.request_id)
-        if record is None:
-            return
-        record.failure = stream.failure
-        lost_tokens = self._records.tokens(lost)
-        self._records.lost(record, state, lost)
-        if (stats := request.prefill_stats) is not None:
-            stats.set(
-                num_prompt_tokens=request.num_prompt_tokens,
-                num_local_cached_tokens=stats.num_local_cached_tokens,
-                num_external_cached_tokens=max(0, stats.num_external_cached_tokens - lost_tokens),
-            )
+    def _is_loading(self, request_id: str) -> bool:
+        return self.loads.is_open(request_id) or self._load_ends.is_ending(request_id)
 
     def _note_found(self, record: RequestRecord) -> None:
         """Prefetches learn what they were good for, and the request what they did for it."""
@@ -400,8 +367,10 @@ class ValetScheduler(OffloadingConnectorScheduler):
             on_device = record.device // self.tokens_per_chunk
             above = self._records.above(record)
             brought = self.foresight.planning.found(
-                record.session, on_device, above, time.monotonic()
+                record.session, on_device, above, time.monotonic(), record.at_hand
             )
+            if sum(brought.before.values()) > brought.in_time:
+                self.foresight.planning.fills.tally.waited(record.load_ms / 1000)
             self._records.found(record, brought)
             record.failure = record.failure or self.foresight.planning.take_failure(record.session)
 
@@ -466,8 +435,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         any other manner waits for blocks, and nobody but pins would give them back."""
         for request_id, state in self._req_status.items():
             record = self.ledger.get(request_id)
-            loading = self.loads.is_open(request_id) or request_id in self._awaiting_echo
-            if record is None or not record.admitted or loading or state.req.is_finished():
+            if record is None or not record.admitted or self._is_loading(request_id):
+                continue
+            if state.req.is_finished():
                 continue
             self.sessions.standings.break_device_pin()
             return

@@ -33,7 +33,8 @@ STORE_PATIENCE_S = 20.0
 class ValetSpec(TieringOffloadingSpec):
     """Reads, of ``kv_connector_extra_config``: ``cpu_bytes_to_use`` (DRAM tier), ``store`` (of the
     SSD tier; None for none), ``ssd_minimum_tokens``, ``prefetch`` (whether chunks come up before
-    they are asked for) and ``facts`` (what the API process knows for the fingerprint)."""
+    they are asked for), ``load_slowdown`` (by how much of itself a step may take longer beside
+    loads; 0 for any) and ``facts`` (what the API process knows for the fingerprint)."""
 
     @classmethod
     def build_metric_definitions(

@@ -16,12 +16,13 @@ class ModelCosts:
     ) -> None:
         """``lead_s`` is by default that of a typical prompt with nothing in its way."""
         self._engine = engine
+        self._fixed_s = hardware.ssd_fixed_s
         self._chunk_s = hardware.chunk_bytes / hardware.ssd_bandwidth
         self._lead_s = engine.lead(TYPICAL_PROMPT) if lead_s is None else lead_s
 
     def load_s(self, chunks: int) -> float:
         """See ``Costs``."""
-        return chunks * self._chunk_s
+        return self._fixed_s + chunks * self._chunk_s
 
     def compute_s(self, start_token: int, end_token: int) -> float:
         """See ``Costs``."""

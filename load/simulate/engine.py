@@ -14,6 +14,8 @@ from load.simulate.link import Schedule
 from load.simulate.model import EngineModel
 
 Done = Callable[[float], None]
+_SAME = 1e-6
+"""Of a step: moments closer together are not told apart."""
 
 
 @dataclass(slots=True)
@@ -52,15 +54,17 @@ class Engine:
         """Whether a prompt is computed, or waits to be."""
         return self._prompt is not None
 
-    def step_ends(self, now: float) -> float:
-        """When the engine listens again: what is said to it during a step, it hears behind that."""
+    def step_ends(self, now: float, further: int = 0) -> float:
+        """When the engine listens again: what is said to it during a step, it hears behind that.
+        ``further``: steps behind that one."""
         if self._step_s:
             step_s, began = self._step_s, self._began
         elif self._answers:
             step_s, began = self._model.step(len(self._answers)), self._at
         else:
             return now
-        return max(now, began + math.ceil((now - began) / step_s) * step_s)
+        steps = math.ceil((now - began) / step_s - _SAME) + further
+        return max(now, began + steps * step_s)
 
     def submit(self, prompt: Prompt, now: float) -> None:
         """All that it does not compute is at hand."""

@@ -25,6 +25,8 @@ class _Job:
     upto: int
     done: Done | None
     """For what a request waits for; None for a prefetch."""
+    from_s: float = 0.0
+    """Nothing of it comes before."""
     began: float = 0.0
     start: int = 0
     """Chunks that were present then."""
@@ -42,8 +44,10 @@ class Link:
         piece_s: float,
         schedule: Schedule,
         fixed_s: float = 0.0,
+        parallel: int = 1,
     ) -> None:
-        """``fixed_s``: from a request's last chunk until the request knows of it."""
+        """``fixed_s``: before the first chunk of what a request asks for comes, whatever else is
+        loaded meanwhile. ``parallel``: so many of a request's chunks come at the same time."""
         self.tier = tier
         self.fetched = 0
         """Chunks that prefetches have brought."""
@@ -54,6 +58,7 @@ class Link:
         self._level = tier.level
         self._rate = chunks_per_s
         self._fixed_s = fixed_s
+        self._parallel = parallel
         self._piece = max(1, int(piece_s * chunks_per_s))
         self._schedule = schedule
         self._demands: deque[_Job] = deque()
@@ -71,12 +76,16 @@ class Link:
         """How long it takes until what is loaded for the session is there, behind what others wait
         for."""
         self.sync(now)
-        chunks = 0
+        at = now
         for job in self._demands:
-            chunks += job.upto - job.session.present[self._level]
+            if job is self._job:
+                at = job.began + (job.upto - job.start) / self._rate
+            else:
+                chunks = job.upto - job.session.present[self._level]
+                at = max(at, job.from_s) + chunks / self._rate
             if job.session is session:
                 break
-        return chunks / self._rate + self._fixed_s
+        return max(0.0, at - now)
 
     def demand(self, session: Session, upto: int, now: float, done: Done) -> None:
         """Load for a request, which has claimed the room; ``done`` is called when so much is there.
@@ -88,7 +97,7 @@ class Link:
             self._interrupt(now)
         self._drop_fetch(session)
         if asked is None:
-            self._demands.append(_Job(session, upto, done))
+            self._demands.append(_Job(session, upto, done, now + self._fixed_s))
         else:
             asked.upto = upto
 
@@ -123,7 +132,9 @@ class Link:
         """Bring up to date what is present of the session that is under way."""
         job = self._job
         if job is not None:
-            came = min(job.end, job.start + int((now - job.began) * self._rate))
+            came = min(job.end, job.start + max(0, int((now - job.began) * self._rate)))
+            if job.done is not None and came < job.end:
+                came -= (came - job.start) % self._parallel
             self._came(job, came)
 
     def shortened(self, session: Session, now: float) -> None:
@@ -143,7 +154,7 @@ class Link:
             else:
                 self._demands.popleft()
                 if job.done is not None:
-                    self._tell(job.done, now)
+                    job.done(now)
         while self._job is None and self._fetches:
             job = self._fetches[0]
             granted = self._grant(job, now)
@@ -164,18 +175,13 @@ class Link:
         return max(0, int(min(missing, self.tier.room)))
 
     def _begin(self, job: _Job, end: int, now: float) -> None:
-        job.began, job.start, job.end = now, job.session.present[self._level], end
+        job.start, job.end = job.session.present[self._level], end
+        job.began = max(now, job.from_s)
         self._job = job
         self._serial += 1
         serial = self._serial
-        at = now + (end - job.start) / self._rate
+        at = job.began + (end - job.start) / self._rate
         self._schedule(at, lambda _: self._finish(serial))
-
-    def _tell(self, done: Done, now: float) -> None:
-        if self._fixed_s:
-            self._schedule(now + self._fixed_s, done)
-        else:
-            done(now)
 
     def _finish(self, serial: int) -> None:
         job = self._job

@@ -36,6 +36,9 @@ class EngineModel:
     """That each running request adds to a step."""
     fixed_s: float = 0.02
     """Of every request, from its first byte on: HTTP, the chat template."""
+    outside_s: float = 0.0
+    """Of a client's time to the first token, before the server has the request's first byte, and
+    behind its first token."""
     read_s: float = 1.5e-6
     """Tokenising, a token of the prompt."""
     most_running: int = 256
@@ -64,12 +67,14 @@ class Hardware:
     """Running requests wait for room here; one alone always has it."""
     ssd_bandwidth: float = 3e9
     """SSD → DRAM, all loads together."""
+    ssd_parallel_chunks: int = 1
+    """Read at the same time for one request: they come at the same time."""
     device_bandwidth: float = 50e9
     """DRAM → device, all loads together: PCIe 5.0 × 16."""
     ssd_fixed_s: float = 0.0
-    """From the last chunk of a request's load from SSD until the request goes on."""
+    """From a request's wish until the first chunk of its load from SSD is there."""
     device_fixed_s: float = 0.0
-    """From the last chunk of its copy to the device."""
+    """The same of its copy to the device."""
     kv_bytes: int = 160_000
     """Of a token: 80 layers, 8 heads of 128, keys and values of a byte each."""
     chunk_tokens: int = 256

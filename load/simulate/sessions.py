@@ -65,7 +65,14 @@ class Sessions:
         """Those of them that have a copy of what runs."""
         chunk = hardware.chunk_bytes
         piece_s, from_ssd, to_device = config.piece_s, hardware.ssd_fixed_s, hardware.device_fixed_s
-        self.loads = Link(self.dram, hardware.ssd_bandwidth / chunk, piece_s, schedule, from_ssd)
+        self.loads = Link(
+            self.dram,
+            hardware.ssd_bandwidth / chunk,
+            piece_s,
+            schedule,
+            from_ssd,
+            hardware.ssd_parallel_chunks,
+        )
         self.copies = Link(
             self.device, hardware.device_bandwidth / chunk, piece_s, schedule, to_device
         )

@@ -44,6 +44,8 @@ class _Turn:
     """Whether the scheduler has asked for its KV."""
     loads: bool = False
     """Whether it waits for SSD."""
+    copies: bool = False
+    """Whether it waits for what is copied from DRAM to the device."""
     waits: int = 0
     """Loads and copies that it waits for."""
     start: int = 0
@@ -142,6 +144,18 @@ class Simulation:
         """The engine knows of the first byte."""
         if not turn.asked:
             self._load(turn, now)
+            if self._policies.device_planner is not None:
+                self._fill(turn, now)
+
+    def _fill(self, turn: _Turn, now: float) -> None:
+        """Copy what is in DRAM to the device, as far as there is room."""
+        sessions, session = self._sessions, turn.session
+        upto = min(turn.reusable, session.present[DRAM])
+        if session.present[DEVICE] < upto:
+            claimed = sessions.take(sessions.device, session, upto, now, in_use=False)
+            if session.present[DEVICE] < claimed:
+                done = partial(self._copied, turn)
+                sessions.copies.demand(session, min(upto, claimed), now, done)
 
     def _read(self, turn: _Turn, now: float) -> None:
         """The request has been read."""
@@ -213,6 +227,7 @@ class Simulation:
         for tier in sessions.tiers:
             tier.share(session, now)
         turn.loads = self._load_or_compute(turn, now)
+        sessions.copies.sync(now)
         device = min(turn.reusable, session.present[DEVICE])
         hot = max(device, min(turn.reusable, session.present[DRAM]))
         turn.start = min(turn.reusable, sessions.stored(session)) if turn.loads else hot
@@ -231,14 +246,29 @@ class Simulation:
         turn.waits = int(turn.loads)
         if hot > device:
             turn.waits += 1
-            sessions.copies.demand(session, hot, now, partial(self._ready, turn))
+            turn.copies = True
+            sessions.copies.demand(session, hot, now, partial(self._copied, turn))
         if not turn.waits:
             self._compute(turn, now)
 
     def _loaded(self, turn: _Turn, now: float) -> None:
+        """The last of it is in DRAM. The engine sees that between two steps, copies it during the
+        next, and goes on behind that."""
         if turn.loads:
             turn.loads = False
-            self._ready(turn, now)
+            at = self._engine.step_ends(now)
+            self._schedule(
+                at,
+                lambda now: self._schedule(
+                    self._engine.step_ends(now, 1), partial(self._ready, turn)
+                ),
+            )
+
+    def _copied(self, turn: _Turn, now: float) -> None:
+        """What was in DRAM is on the device."""
+        if turn.copies:
+            turn.copies = False
+            self._schedule(self._engine.step_ends(now), partial(self._ready, turn))
 
     def _ready(self, turn: _Turn, now: float) -> None:
         """One thing fewer to wait for."""
@@ -253,7 +283,9 @@ class Simulation:
             start=turn.start * self._tokens,
             end=request.input_tokens,
             output=request.output_tokens,
-            first_token=lambda now: self._tally.first_token(now - turn.arrived),
+            first_token=lambda now: self._tally.first_token(
+                now - turn.arrived + self._config.engine.outside_s
+            ),
             answered=lambda now: self._end(turn, now),
         )
         self._engine.submit(prompt, now)

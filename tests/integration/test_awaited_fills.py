@@ -1,6 +1,7 @@
-"""A fill's last step, on the scheduler's side: its copies are done, its blocks not yet adopted."""
+"""Requests that come while their session is filled in on the device, on the scheduler's side."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -10,12 +11,19 @@ from typing import Any
 import pytest
 
 from cache_tiers.learned_costs import LearnedCosts
-from cache_tiers.types import SessionKey
+from cache_tiers.types import SessionKey, Tier
 from engine.core_plugin.choice import Choice
+from engine.core_plugin.load_records import LoadRecords
 from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import FILL, Loads
+from engine.core_plugin.planned_fills import Found
 from engine.core_plugin.reports import RequestRecord
 from engine.core_plugin.scheduler import ValetScheduler
+from engine.core_plugin.vllm_compat import (
+    KVConnectorOutput,
+    OffloadingConnectorScheduler,
+    OffloadingWorkerMetadata,
+)
 from tests.integration.test_tier_manager import CHUNK, Tiers, key
 
 TOKENS, CHUNKS = 16, 3
@@ -42,7 +50,8 @@ class Side:
             update_offload_keys=lambda: None,
         )
         fills = SimpleNamespace(is_filling=lambda session: self.filling)
-        self.scheduler: Any = SimpleNamespace(
+        self.scheduler: Any = ValetScheduler.__new__(ValetScheduler)
+        vars(self.scheduler).update(
             loads=self.loads,
             choice=self.choice,
             ledger=SimpleNamespace(get=lambda request_id: self.record),
@@ -50,20 +59,25 @@ class Side:
                 asked=lambda session: None, planning=SimpleNamespace(fills=fills)
             ),
             _req_status={"r": state},
+            _records=LoadRecords(manager, block_tokens=TOKENS, chunk_tokens=TOKENS),
             _current_batch_allocated_block_ids=set(),
-            _filled=[],
+            _load_ends=SimpleNamespace(tell=lambda output: None),
         )
 
+    def fill(self) -> LoadStream:
+        items = [LoadItem(key(n), 0, n, (n,)) for n in range(CHUNKS)]
+        stream = LoadStream(items, now=time.monotonic(), patience_s=5.0)
+        self.scheduler.open_fill(stream, range(CHUNKS))
+        return stream
+
     def awaits(self) -> bool:
-        return ValetScheduler._awaits_fill(self.scheduler, SimpleNamespace(request_id="r"))
+        return bool(self.scheduler._awaits_fill(SimpleNamespace(request_id="r")))
 
-    def copy_everything(self) -> None:
-        jobs: dict[int, int] = {}
-
+    def copy_everything(self, stream: LoadStream) -> None:
         def done() -> bool:
-            jobs.update(dict.fromkeys(self.loads.advance(time.monotonic()), 1))
+            jobs = dict.fromkeys(self.loads.advance(time.monotonic()), 1)
             self.loads.take_completed(jobs, time.monotonic())
-            return bool(self.scheduler._filled)
+            return stream.ended
 
         self.tiers.until(done)
 
@@ -75,20 +89,37 @@ def side(tmp_path: Path) -> Iterator[Side]:
     side.tiers.close()
 
 
-@pytest.mark.parametrize("in_dram", [True, False])
-def test_a_request_waits_until_the_blocks_are_adopted(side: Side, in_dram: bool) -> None:
-    if not in_dram:
-        side.tiers.manager.dram.drop([key(n) for n in range(CHUNKS)])
-    items = [LoadItem(key(n), 0, n, (n,)) for n in range(CHUNKS)]
-    stream = LoadStream(items, now=time.monotonic(), patience_s=5.0)
-    ValetScheduler.open_fill(side.scheduler, stream, range(CHUNKS))
-    side.copy_everything()
-    assert stream.ended
+def test_a_fill_is_adopted_in_the_step_in_which_its_last_copy_is_done(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = side.fill()
+    assert side.awaits()
+    assert side.record.at_hand == CHUNKS, "all is in DRAM, so it was in time"
+    adopted: list[bool] = []
+    side.scheduler.desk = SimpleNamespace(poll=lambda now: adopted.append(stream.ended))
+    monkeypatch.setattr(
+        OffloadingConnectorScheduler, "update_connector_output", lambda *_: None, raising=True
+    )
+    for _ in range(CHUNKS):
+        jobs = dict.fromkeys(side.loads.advance(time.monotonic()), 1)
+        copied = OffloadingWorkerMetadata(completed_jobs=jobs)
+        side.scheduler.update_connector_output(KVConnectorOutput(kv_connector_worker_meta=copied))
+    assert adopted[-1], "before anybody asks again"
     assert not side.loads.is_open(FILL)
-    assert side.awaits(), "nobody asked before: its chunks are in DRAM, and nearly on the device"
-    # The step's end: the operation has adopted them.
-    side.scheduler._filled.clear()
     side.filling = False
     assert not side.awaits()
     assert side.record.load_ms >= 0
     assert side.record.awaits_fill_since is None
+
+
+def test_what_was_on_its_way_when_the_request_asked_was_late(side: Side) -> None:
+    side.tiers.manager.dram.drop([key(n) for n in range(1, CHUNKS)])
+    stream = side.fill()
+    assert side.awaits()
+    side.copy_everything(stream)
+    assert side.record.at_hand == 1
+    side.record.device = CHUNKS * TOKENS
+    records = side.scheduler._records
+    records.found(side.record, Found(Counter({Tier.SSD: CHUNKS}), side.record.at_hand))
+    assert side.record.tokens_by_tier == {Tier.SSD: CHUNKS * TOKENS}
+    assert side.record.prefetched == TOKENS

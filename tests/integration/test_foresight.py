@@ -113,7 +113,7 @@ def test_the_first_byte_brings_a_session_up_at_once(world: World) -> None:
     world.now += 0.02
     world.foresight.asked(session)
     assert world.costs.lead_s == pytest.approx(0.02)
-    assert not world.foresight.planning.found(session, 0, len(chain), world.now)
+    assert not world.foresight.planning.found(session, 0, len(chain), world.now).before
     told = world.foresight.told()
     assert (told.prefetched_chunks, told.used_chunks, told.wasted_bytes) == (6, 6, 0)
 

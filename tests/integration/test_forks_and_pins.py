@@ -76,6 +76,7 @@ async def running(home: Path) -> AsyncIterator[Bench]:
                 root=home / "store", bytes_limit=1 << 30, master_key=f"file:{home / 'key'}"
             ),
             ssd_minimum_tokens=0,
+            load_slowdown=0.0,
             prefetch=True,
             chat_template=None,
             tool_call_parser="hermes",

@@ -77,16 +77,16 @@ def test_what_a_fill_brought_counts_as_what_it_was(world: World) -> None:
     world.end(CHUNKS)
     assert world.fills.end_if_over()
     assert not world.fills.is_filling(SESSION)
-    assert world.fills.found(SESSION, CHUNKS) == Counter({Tier.SSD: CHUNKS})
+    assert world.fills.found(SESSION, CHUNKS).before == Counter({Tier.SSD: CHUNKS})
     assert world.fills.tally.counts.used == CHUNKS
-    assert world.fills.found(SESSION, CHUNKS) == Counter(), "once"
+    assert world.fills.found(SESSION, CHUNKS).before == Counter(), "once"
 
 
 def test_a_request_that_comes_before_the_next_poll_finds_it_too(world: World) -> None:
     world.start()
     world.end(CHUNKS)
     assert not world.fills.is_filling(SESSION), "nothing is left to wait for"
-    assert world.fills.found(SESSION, CHUNKS) == Counter({Tier.SSD: CHUNKS})
+    assert world.fills.found(SESSION, CHUNKS).before == Counter({Tier.SSD: CHUNKS})
     assert world.fills.end_if_over(), "and plans are made anew all the same"
     assert not world.fills.end_if_over()
 
@@ -96,17 +96,26 @@ def test_what_came_no_further_than_dram_is_a_prefetch_until_it_is_used(world: Wo
     world.through_dram(range(4))
     world.end(2)
     world.fills.end_if_over()
-    assert world.fills.found(SESSION, 2) == Counter({Tier.SSD: 2})
+    assert world.fills.found(SESSION, 2).before == Counter({Tier.SSD: 2})
     origins = [world.tiers.manager.origin(each) for each in world.chain[:4]]
     assert origins == [Tier.DRAM, Tier.DRAM, Tier.SSD, Tier.SSD]
     assert all(world.tiers.manager.dram.has(each) for each in world.chain[:4])
+
+
+def test_what_a_request_had_to_wait_for_was_late(world: World) -> None:
+    world.start()
+    world.end(CHUNKS)
+    found = world.fills.found(SESSION, CHUNKS, at_hand=2)
+    assert found == (Counter({Tier.SSD: CHUNKS}), 2)
+    assert world.fills.tally.counts.late == CHUNKS - 2
+    assert world.fills.tally.counts.wasted == 0
 
 
 def test_an_empty_fill_brings_nothing_and_blocks_nothing(world: World) -> None:
     world.start()
     world.end(0)
     assert world.fills.end_if_over()
-    assert world.fills.found(SESSION, 0) == Counter()
+    assert world.fills.found(SESSION, 0).before == Counter()
     assert world.fills.tally.counts.fetched == 0
     assert world.start()
 
@@ -123,7 +132,7 @@ def test_two_fills_of_one_gap_are_counted_as_one_run(world: World) -> None:
     world.end(2)
     world.start(CHUNKS)
     world.end(5)
-    assert world.fills.found(SESSION, 5) == Counter({Tier.SSD: 5})
+    assert world.fills.found(SESSION, 5).before == Counter({Tier.SSD: 5})
     assert world.fills.tally.counts.used == 5
 
 

@@ -22,6 +22,7 @@ def _foresight(*, trusted: bool) -> Foresight:
         used_chunks=0,
         late_chunks=0,
         wasted_bytes=0,
+        lead_s=0.02,
     )
 
 
@@ -31,7 +32,8 @@ async def _scraped(r: Running) -> dict[str, float]:
         return Response(generate_latest(REGISTRY))
 
     answer = await r.client.get("/metrics")
-    lines = [line for line in answer.text.splitlines() if line.startswith("valet_returns_")]
+    shown = ("valet_returns_", "valet_lead_")
+    lines = [line for line in answer.text.splitlines() if line.startswith(shown)]
     return {name: float(value) for name, value in (line.split() for line in lines)}
 
 
@@ -52,6 +54,7 @@ async def test_predictions_are_shown(
             "valet_returns_distance": 0.25,
             "valet_returns_gaps": 200.0,
             "valet_returns_shifts": 3.0,
+            "valet_lead_seconds": 0.02,
         }
 
 

@@ -1,11 +1,10 @@
 """The twin held against a server: the trace that is made, and what is compared."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from load.bench_twin import Place, draw, foretold, leads, replay, seen, trace_lines, wanted
+from load.bench_twin import Place, draw, foretold, replay, seen, trace_lines, wanted
 from load.calibration import TAIL, Timed, engine_model
 from load.side_by_side import Tiers
 from load.stints import CHUNK_TOKENS, KV_BYTES
@@ -76,19 +75,12 @@ def test_prefetched_tokens_were_at_hand() -> None:
 
 def _timed() -> list[Timed]:
     return [
-        Timed(n + TAIL, 0.1 + n * 1e-3, 0.1, 0.11, 0.13, 0.01, n * KV_BYTES)
+        Timed(n + TAIL, 0.1 + n * 1e-3, 0.1, 0.01, 0.03, 0.01, n * KV_BYTES)
         for n in (256, 512, 1024)
     ]
 
 
-ENGINE = engine_model(_timed(), [(300, 0.1), (900, 0.1)])
-
-
-def test_the_lead_is_what_is_neither_queueing_loading_nor_prefill() -> None:
-    turn = _turn(0, 1, 0.0, 1000)
-    ms = {"queue": 10.0, "load": 20.0, "prefill": 30.0, "ttft": 70.0}
-    turn = replace(turn, ttft=0.1, receipt={**turn.receipt, "ms": ms})
-    assert leads([turn]) == [(1000, pytest.approx(0.04))]
+ENGINE = engine_model(_timed(), 0.1, 0.1)
 
 
 def test_a_twin_with_room_finds_everything_again() -> None:

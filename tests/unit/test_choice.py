@@ -1,5 +1,6 @@
 """Load or compute in the scheduler: what a request gets, and what is learned from it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.pace import Pace
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.choice import TRY_EVERY_S, Choice
 from engine.core_plugin.load_stream import LoadItem, LoadStream
@@ -45,6 +47,12 @@ class Running:
 
     def __init__(self) -> None:
         self.reads_ahead = lambda: 0
+        self.allowance = lambda: math.inf
+        self.moved = 0
+
+    def take_moved(self) -> int:
+        moved, self.moved = self.moved, 0
+        return moved
 
 
 class Bench:
@@ -54,7 +62,15 @@ class Bench:
         self.costs = LearnedCosts(1000)
         tiers: Any = self.tiers
         loads: Any = self.loads
-        self.choice = Choice(tiers, loads, self.costs, chunk_tokens=TOKENS, groups=1, workers=1)
+        self.choice = Choice(
+            tiers,
+            loads,
+            self.costs,
+            chunk_tokens=TOKENS,
+            groups=1,
+            workers=1,
+            pace=Pace(0.05),
+        )
         self.states: dict[str, Any] = {}
         self.record = RequestRecord(None, None)
         self.costs.prefilled([(0, 1000)], 1.0)
@@ -203,8 +219,8 @@ def test_a_fill_that_a_request_waits_for_is_its_load(bench: Bench) -> None:
     bench.disk(0.01)
     fill = stream(2, 10)
     come(fill, [2, 3])
-    assert bench.choice.awaits_fill(bench.request(10), [fill], 100.0)
-    assert bench.choice.awaits_fill(bench.states["r"], [fill], 100.01)
+    assert bench.choice.awaits(bench.request(10), [fill], 100.0)
+    assert bench.choice.awaits(bench.states["r"], [fill], 100.01)
     bench.step(100.04)
     assert fill.failure is None, "it began long before anybody waited"
     bench.step(100.2)
@@ -216,14 +232,14 @@ def test_a_fill_that_is_not_worth_waiting_for_is_cut_at_once(bench: Bench) -> No
     bench.disk(1.0)
     fill = stream(0, 10)
     come(fill, [0])
-    bench.choice.awaits_fill(bench.request(10), [fill], 0.0)
+    bench.choice.awaits(bench.request(10), [fill], 0.0)
     assert fill.failure is MissReason.RECOMPUTE_CHEAPER
     assert fill.at_hand == 1
 
 
 def test_a_fill_without_chunks_of_the_request_is_not_waited_for(bench: Bench) -> None:
     fills = [stream(0, 0), stream(20, 30)]
-    assert not bench.choice.awaits_fill(bench.request(10), fills, 0.0)
+    assert not bench.choice.awaits(bench.request(10), fills, 0.0)
     bench.step(0.1)
     assert all(fill.failure is None for fill in fills)
 
@@ -237,9 +253,9 @@ def test_a_fill_whose_last_copy_is_done_is_waited_for_though_nobody_did_before(
     come(fill, [0, 1])
     fill.on_copied([item.key for item in fill.take_run()], 0.01)
     assert fill.ended
-    assert bench.choice.awaits_fill(bench.request(10), [fill], 0.01)
+    assert bench.choice.awaits(bench.request(10), [fill], 0.01)
     assert fill.failure is None
-    assert not bench.choice.awaits_fill(bench.request(10), [], 0.02)
+    assert not bench.choice.awaits(bench.request(10), [], 0.02)
 
 
 def test_prefills_copies_and_reads_are_learned(bench: Bench) -> None:
@@ -278,3 +294,18 @@ def test_a_request_that_is_over_is_forgotten(bench: Bench) -> None:
     bench.choice.forget("r")
     with pytest.raises(KeyError):
         bench.choice.opened("r", stream(0, 3), 0.0)
+
+
+def test_loads_are_paced_by_what_steps_beside_them_took(bench: Bench) -> None:
+    state = bench.request(1)
+    state.req.num_output_tokens = 1  # It decodes.
+    for number in range(40):
+        bench.step(0.1 * number, r=(9, 10))
+        assert bench.loads.allowance() < math.inf
+        bench.loads.moved = 5 if number % 2 else 0
+        bench.end_step(0.1 * number + (0.065 if number % 2 else 0.04))
+    bench.step(5.0, r=(9, 10))
+    allowed = sum(bench.loads.allowance() for _ in range(10))
+    assert allowed == pytest.approx(10 * 0.05 * 0.04 / 0.005, abs=1), "5 ms a chunk"
+    bench.step(6.0)
+    assert bench.loads.allowance() == math.inf, "nobody is answered"

@@ -27,6 +27,7 @@ FORESIGHT = hints.Foresight(
     used_chunks=3,
     late_chunks=1,
     wasted_bytes=4096,
+    lead_s=0.02,
 )
 
 

@@ -32,6 +32,14 @@ def test_copies_contiguous_runs_only() -> None:
     assert load.take_run() == []
 
 
+def test_no_more_is_copied_than_is_allowed() -> None:
+    load = stream(4)
+    load.on_ready([key(0), key(1), key(2)], now=0.0)
+    assert load.take_run(0) == []
+    assert [item.key for item in load.take_run(2)] == [key(0), key(1)]
+    assert [item.key for item in load.take_run(2)] == [key(2)]
+
+
 def test_runs_do_not_cross_groups() -> None:
     items = [LoadItem(key(0), 0, 0, (1,)), LoadItem(key(1), 1, 1, (1,))]
     load = LoadStream(items, now=0.0, patience_s=1.0)

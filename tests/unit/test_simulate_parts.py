@@ -45,14 +45,14 @@ class Agenda:
 class Place:
     """A tier of ten chunks with a link of two chunks a second, and sessions of six chunks each."""
 
-    def __init__(self, fixed_s: float = 0.0) -> None:
+    def __init__(self, fixed_s: float = 0.0, parallel: int = 1) -> None:
         self.agenda = Agenda()
         self.chains = Chains(1)
         self.sessions = {SessionKey(name): Session(SessionKey(name), scope=name) for name in "abc"}
         for session in self.sessions.values():
             self.chains.place(session, ((0, 6),))
         self.tier = Tier(0, 10, Recency(), self.chains, self.sessions, self.cut)
-        self.link = Link(self.tier, 2.0, 1.0, self.agenda.schedule, fixed_s)
+        self.link = Link(self.tier, 2.0, 1.0, self.agenda.schedule, fixed_s, parallel)
         self.a, self.b, self.c = self.sessions.values()
 
     def cut(self, session: Session, before: int, now: float) -> None:
@@ -91,14 +91,30 @@ def test_requests_are_loaded_one_after_another() -> None:
     assert not place.link.demanded
 
 
-def test_a_request_knows_of_its_load_some_time_after_the_last_chunk() -> None:
+def test_what_is_read_at_the_same_time_comes_at_the_same_time() -> None:
+    place = Place(parallel=4)
+    done = place.demand(6, place.a)
+    place.run_until(1.6)
+    assert place.present() == [0, 0, 0]
+    assert place.link.wait_s(place.a, 1.6) == pytest.approx(1.4), "though most of it is read"
+    place.run_until(2.0)
+    assert place.present() == [4, 0, 0]
+    place.run_until(3.0)
+    assert place.present() == [6, 0, 0], "the rest is fewer"
+    assert done == [3.0]
+
+
+def test_the_first_chunk_of_a_load_takes_some_time_more() -> None:
     place = Place(fixed_s=0.5)
     done = place.demand(2, place.a, place.b)
     assert place.link.wait_s(place.b, 0.0) == 2.5
+    place.run_until(0.4)
+    assert place.present() == [0, 0, 0]
     place.run_until(1.0)
-    assert place.present() == [2, 0, 0]
+    assert place.present() == [1, 0, 0]
+    assert place.link.wait_s(place.b, 1.0) == 1.5
     place.run_until(9.0)
-    assert done == [1.5, 2.5], "the next one does not wait for that"
+    assert done == [1.5, 2.5], "that of the next one has passed meanwhile"
 
 
 def test_a_request_interrupts_a_prefetch_which_goes_on_behind_it() -> None:
@@ -273,6 +289,19 @@ def test_answers_are_slower_while_a_prompt_is_computed() -> None:
     agenda.run_until(50.0)
     # Five tokens were left: two come in the two steps of 1.1 s that b's prompt takes.
     assert log == [("a first", 1.1), ("b first", 3.8), ("b end", 3.9), ("a end", 4.1)]
+
+
+def test_an_engine_listens_between_two_steps() -> None:
+    agenda = Agenda()
+    engine = Engine(MODEL, agenda.schedule)
+    assert (engine.step_ends(0.3), engine.step_ends(0.3, 1)) == (0.3, 0.3), "it does nothing"
+    engine.submit(prompt([], "a", 200, 50), 0.0)
+    agenda.run_until(1.5)
+    assert engine.step_ends(1.5) == pytest.approx(2.2)
+    agenda.run_until(2.3)
+    assert engine.step_ends(2.35) == pytest.approx(2.4)
+    assert engine.step_ends(2.4) == pytest.approx(2.4), "just between two"
+    assert engine.step_ends(2.35, 1) == pytest.approx(2.5)
 
 
 # --- sources -------------------------------------------------------------------------------------

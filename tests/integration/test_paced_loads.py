@@ -1,0 +1,44 @@
+"""Loads beside answers: no more is copied in a step than is allowed, and nothing read far ahead."""
+
+import time
+from itertools import count
+from pathlib import Path
+
+from engine.core_plugin.load_stream import LoadItem, LoadStream
+from engine.core_plugin.loads import AHEAD_STEPS, Loads
+from engine.core_plugin.manager import CHUNKS_PER_READ
+from tests.integration.test_tier_manager import Tiers, key
+
+CHUNKS = 24
+ALLOWED = 2
+
+
+def test_a_load_is_spread_over_steps(tmp_path: Path) -> None:
+    tiers = Tiers(tmp_path / "store")
+    numbers = range(CHUNKS)
+    tiers.store(numbers)
+    tiers.dram.drop([key(n) for n in numbers])
+    loads = Loads(tiers.manager, workers=1, groups=1, new_job_id=count().__next__)
+    loads.allowance = lambda: ALLOWED
+    stream = LoadStream(
+        [LoadItem(key(n), 0, n, (n,)) for n in numbers], now=time.monotonic(), patience_s=5.0
+    )
+    moved, ahead = [], []
+
+    def step() -> bool:
+        jobs = loads.advance(time.monotonic())
+        moved.append(loads.take_moved())
+        ahead.append(stream.in_dram())
+        loads.take_completed(dict.fromkeys(jobs, 1), time.monotonic())
+        return stream.ended
+
+    try:
+        loads.advance(time.monotonic())
+        loads.open("r", stream, lambda *_: None, time.monotonic())
+        tiers.until(step)
+    finally:
+        tiers.close()
+    assert stream.failure is None
+    assert sum(moved) == CHUNKS
+    assert max(moved) == ALLOWED
+    assert max(ahead) <= CHUNKS_PER_READ + AHEAD_STEPS * ALLOWED
