@@ -342,7 +342,8 @@ class Foresight(_Wire, frozen=True):
     used_chunks: int
     """Of ``prefetched_chunks``, those that a request found where they had been brought."""
     late_chunks: int
-    """Those that were still on their way when a request asked for them."""
+    """Those that were still on their way when a request asked for them. It waits for those on their
+    way to the device, which so are used, too."""
     wasted_bytes: int
     """Of chunks that left their tier again before anybody asked for them."""
     lead_s: float

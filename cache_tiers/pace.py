@@ -2,13 +2,13 @@
 
 Where the engine computes on the processors and the memory bus that loads need, too, what a load
 moves makes the steps meanwhile longer. How much longer a chunk makes them is learned from steps
-that only decoded, with and without loads beside them:
+that only decoded: their time beyond what such steps take without loads (the median of the latest)
+is gathered to samples of several chunks, and the median of the newest samples is believed, so that
+one step which something else made long changes nothing. Each step may then have so many chunks
+beside it that it takes at most ``share`` of itself longer.
 
-    cost = Σ (step − rest) / Σ chunks        rest: the median of the latest steps without loads
-
-and each step may then have so many chunks beside it that it takes at most ``share`` of itself
-longer. A load that is spread like this takes longer and costs others the same time in all, in
-smaller parts. A device that copies by itself loses nothing to loads, and its loads are not limited.
+A load that is spread like this takes longer, and costs others the same time in all, in smaller
+parts. A device that copies by itself loses nothing to loads, and its loads are not limited.
 """
 
 import math
@@ -17,12 +17,14 @@ from collections import deque
 from typing import Final
 
 _RESTS: Final = 15
-_FORGET: Final = 0.98
-"""Of what steps with loads have shown, at each later one: half is gone after 34."""
-_FIRST_CHUNKS: Final = 4
-"""A step, before anything is known."""
-_KNOWN_STEPS: Final = 4.0
-"""With loads, before a cost is believed."""
+_SAMPLE_CHUNKS: Final = 8
+_SAMPLES: Final = 15
+_FEWEST: Final = 2
+"""Samples before a cost is believed."""
+_FIRST_CHUNKS: Final = 4.0
+"""A step, until then."""
+_LEAST: Final = 1 / 16
+"""Chunks a step, whatever they cost: a load has an end."""
 
 
 class Pace:
@@ -35,20 +37,24 @@ class Pace:
             raise ValueError("a share above 0")
         self._share = share
         self._rests: deque[float] = deque(maxlen=_RESTS)
+        self._costs: deque[float] = deque(maxlen=_SAMPLES)
         self._extra_s = 0.0
-        self._chunks = 0.0
-        self._steps = 0.0
+        self._chunks = 0
+        """Since the last sample."""
         self._credit = 0.0
         """Parts of a chunk that earlier steps left."""
 
-    def stepped(self, seconds: float, chunks: int) -> None:
-        """A step that only decoded took so long, while loads moved so many chunks."""
-        if not chunks:
+    def stepped(self, seconds: float, chunks: int, *, loads: bool) -> None:
+        """A step that only decoded took so long, while loads moved so many chunks. ``loads``:
+        whether any was under way: it may have read ahead of what it moves."""
+        if not loads:
             self._rests.append(seconds)
         elif self._rests:
-            self._extra_s = _FORGET * self._extra_s + seconds - statistics.median(self._rests)
-            self._chunks = _FORGET * self._chunks + chunks
-            self._steps = _FORGET * self._steps + 1
+            self._extra_s += seconds - statistics.median(self._rests)
+            self._chunks += chunks
+            if self._chunks >= _SAMPLE_CHUNKS:
+                self._costs.append(self._extra_s / self._chunks)
+                self._extra_s, self._chunks = 0.0, 0
 
     def allowance(self, *, decodes: bool) -> float:
         """Chunks that loads may move in the next step, a whole number or ``math.inf``; asked once a
@@ -56,12 +62,12 @@ class Pace:
         if self._share is None or not decodes:
             self._credit = 0.0
             return math.inf
-        if self._steps < _KNOWN_STEPS:
+        if len(self._costs) < _FEWEST:
             return _FIRST_CHUNKS
-        if self._extra_s <= 0:
+        cost_s = statistics.median(self._costs)
+        if cost_s <= 0:
             return math.inf
-        cost_s = self._extra_s / self._chunks
-        self._credit += self._share * statistics.median(self._rests) / cost_s
+        self._credit += max(_LEAST, self._share * statistics.median(self._rests) / cost_s)
         whole = math.floor(self._credit)
         self._credit -= whole
         return whole

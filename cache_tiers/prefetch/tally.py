@@ -15,7 +15,8 @@ class PrefetchCounts:
     wasted: int = 0
     """Of ``fetched``, those that left the tier before that, or that the turn did not ask for."""
     late: int = 0
-    """Those on their way when the session's next turn asked for them."""
+    """Those on their way when the session's next turn asked for them. Of those that it waited for
+    in the tier itself, it is ``used`` that they count in, too."""
     late_turns: int = 0
     late_s: float = 0.0
     """How long after those turns had asked the last of theirs came, in all."""

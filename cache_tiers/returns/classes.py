@@ -23,7 +23,7 @@ _HOURS: Final = 4
 _LATER_TURNS: Final = (2, 5, 15)
 """Turns with which another part of a session begins."""
 _MERIT_MEMORY: Final = 2000.0
-"""Gaps after which it counts less what time of day or turns were good for."""
+"""Gaps after which it counts less what such a class was good for."""
 _ON_PROBATION: Final = ("lately", "hour", "turn", "session", "tool", "session's tool")
 """What classes of a tenant go by that have to earn their place."""
 _KEPT_AFTER_SHIFT: Final = 20.0
@@ -50,7 +50,7 @@ class Classes:
     Nothing is wider than a tenant: from what one is told of its next turns it could read how long
     another's take. One that nothing is known of is expected to do what the prior says.
 
-    The latest, time of day and turns are passed over for as long as they have not made the tenant's
+    A class but the tenant's is passed over for as long as such classes have not made the tenant's
     gaps likelier that came later: classes that say nothing cost more than they give.
     """
 
@@ -78,8 +78,8 @@ class Classes:
                 returning = history.returning(returning)
         return returning
 
-    def came_back(self, path: Path, place: int) -> None:
-        """A gap ended in that bin."""
+    def came_back(self, path: Path, place: int, passed: int = 0) -> None:
+        """A gap ended in that bin, of which ``lasts`` was told so far."""
         tenant = self._tenant(path)
         wider = self._prior
         for name in path:
@@ -89,16 +89,23 @@ class Classes:
             if name[0] in tenant.merits:
                 merit = tenant.merits[name[0]] * (1 - 1 / _MERIT_MEMORY)
                 tenant.merits[name[0]] = merit + history.advantage(wider, place)
-            history.came_back(place)
+            history.came_back(place, passed)
             if helps:
                 wider = narrower
         self._make_room()
 
-    def was_lost(self, path: Path, place: int) -> None:
+    def was_lost(self, path: Path, place: int, passed: int = 0) -> None:
         """A gap lasted into that bin, at least."""
         tenant = self._tenant(path)
         for name in path:
-            self._history(tenant, name).was_lost(place)
+            self._history(tenant, name).was_lost(place, passed)
+        self._make_room()
+
+    def lasts(self, path: Path, place: int, passed: int) -> None:
+        """A gap has lasted until that bin, and is not over; before, it had passed so many bins."""
+        tenant = self._tenant(path)
+        for name in path:
+            self._history(tenant, name).lasts(place, passed)
         self._make_room()
 
     def shifted(self) -> None:

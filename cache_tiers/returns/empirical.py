@@ -1,5 +1,6 @@
 """When will a session be back? Learned from those that came back."""
 
+import heapq
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -16,14 +17,31 @@ _MOST_AWAY: Final = 32_768
 """Sessions that are away and known to be: beyond that, those that left first are forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
+_LOOKS: Final = tuple(
+    place for place, edge in enumerate(GAPS.edges[:-1]) if edge >= 10.0 and place % 5 == 0
+)
+"""Bins at which a gap that has reached them is counted so far, and predicted anew: two in a
+decade, from half a minute on."""
+
+
+@dataclass(slots=True)
 class _Away:
     awaits: Awaits
     path: Path
     since: float
+    first: Curve
+    """Predicted when it began."""
     outlook: Curve
+    """As it is predicted now."""
     unit_s: float | None
     """What the client said that the gap will last."""
+    looks: int = 0
+    """At it so far."""
+
+    @property
+    def passed(self) -> int:
+        """Bins that it is known to have passed."""
+        return _LOOKS[self.looks - 1] if self.looks else 0
 
 
 class EmpiricalReturns:
@@ -33,39 +51,49 @@ class EmpiricalReturns:
     Of a gap whose length the client announced, the ratio to what was announced is predicted
     instead, by how well the same classes' announcements held before. When predictions stop fitting
     what happens (``Fit``), what was learned is let go, and ``trusted`` is False until those made
-    from newer gaps fit. Deterministic. A session takes some 5 KiB; all that is remembered is
-    bounded, by 250 MiB at the worst: tens of thousands away, every gap announced.
+    from newer gaps fit. Who is still away counts too, and is predicted anew now and then: who never
+    comes back is learned of long before anybody says so. Deterministic. A session takes some 5 KiB;
+    all that is remembered is bounded, by 250 MiB at the worst: tens of thousands away, every gap
+    announced.
     """
 
     def __init__(self) -> None:
         self._gaps = {awaits: Classes(GAPS, of_gaps(awaits)) for awaits in Awaits}
         self._ratios = {awaits: Classes(RATIOS, of_announced()) for awaits in Awaits}
         self._away: OrderedDict[SessionKey, _Away] = OrderedDict()
+        self._due: list[tuple[float, int, SessionKey, _Away]] = []
+        """When to look at whom again, the first first; some are back."""
+        self._serial = 0
         self._fit = Fit()
 
     def ended(self, end: TurnEnd, now: float) -> None:
         """See ``Returns``. Of a session that was away already the gap begins anew, and nothing is
         learned from what has passed of it: a client may say as often as it likes how it goes on."""
+        self._look(now)
         self._away.pop(end.session, None)
         path, unit_s = path_of(end), _announced(end)
         if unit_s is None:
             outlook = Curve(GAPS, self._gaps[end.awaits].expected(path))
         else:
             outlook = Curve(RATIOS, self._ratios[end.awaits].expected(path), unit_s)
-        self._away[end.session] = _Away(end.awaits, path, now, outlook, unit_s)
+        away = _Away(end.awaits, path, now, outlook, outlook, unit_s)
+        self._away[end.session] = away
+        if unit_s is None:
+            self._look_later(end.session, away)
         if len(self._away) > _MOST_AWAY:
             self.forget(next(iter(self._away)), now)
 
     def returned(self, session: SessionKey, now: float) -> None:
         """See ``Returns``."""
+        self._look(now)
         away = self._away.pop(session, None)
         if away is None:
             return
         gap_s = max(0.0, now - away.since)
-        if self._fit.saw(away.outlook, gap_s):
+        if self._fit.saw(away.first, gap_s):
             for classes in (*self._gaps.values(), *self._ratios.values()):
                 classes.shifted()
-        self._gaps[away.awaits].came_back(away.path, GAPS.bin_of(gap_s))
+        self._gaps[away.awaits].came_back(away.path, GAPS.bin_of(gap_s), away.passed)
         if away.unit_s is not None:
             place = RATIOS.bin_of(gap_s / away.unit_s)
             self._ratios[away.awaits].came_back(away.path, place)
@@ -76,10 +104,28 @@ class EmpiricalReturns:
         if away is None:
             return
         gap_s = max(0.0, now - away.since)
-        self._gaps[away.awaits].was_lost(away.path, GAPS.bin_of(gap_s))
+        self._gaps[away.awaits].was_lost(away.path, GAPS.bin_of(gap_s), away.passed)
         if away.unit_s is not None:
             place = RATIOS.bin_of(gap_s / away.unit_s)
             self._ratios[away.awaits].was_lost(away.path, place)
+
+    def _look(self, now: float) -> None:
+        """At those who are still away when they were to be looked at."""
+        while self._due and self._due[0][0] <= now:
+            _, _, session, away = heapq.heappop(self._due)
+            if self._away.get(session) is not away:
+                continue
+            classes, passed = self._gaps[away.awaits], away.passed
+            away.looks += 1
+            classes.lasts(away.path, away.passed, passed)
+            away.outlook = Curve(GAPS, classes.expected(away.path))
+            self._look_later(session, away)
+
+    def _look_later(self, session: SessionKey, away: _Away) -> None:
+        if away.looks < len(_LOOKS):
+            self._serial += 1
+            at = away.since + GAPS.edges[_LOOKS[away.looks]]
+            heapq.heappush(self._due, (at, self._serial, session, away))
 
     def outlook(self, session: SessionKey) -> Outlook | None:
         """See ``Returns``."""

@@ -8,6 +8,8 @@ from cache_tiers.returns.curve import Grid, Shares
 
 _MOST_RETURNING: Final = 0.999
 """Of those away when a bin begins: nothing is ever certain."""
+_EXPOSED: Final = 0.25
+"""Of a gap's news, what one brings that is not over."""
 _MATERIAL: Final = 1 / 32
 """Hazards are made anew when this share of the class's gaps has come since."""
 _LEAST_STRENGTH: Final = 0.4
@@ -34,6 +36,9 @@ class Tally:
         self.lost: Final = np.zeros((bins + 1, 2, bins))
         """The same for gaps whose end is not known: they lasted through half of that bin."""
         self.lost[:, 1] = np.tri(bins + 1, bins, -1) + 0.5 * np.eye(bins + 1, bins)
+        self.away: Final = np.zeros((bins + 1, 2, bins))
+        """The same for gaps that have lasted until that bin, and are not over."""
+        self.away[:, 1] = np.tri(bins + 1, bins, -1)
 
 
 class History:
@@ -41,11 +46,16 @@ class History:
     came back in it. The class that this one is a part of counts like ``strength`` further gaps, as
     many in each bin as it expects to be still away (the mean of a beta-Stacy posterior: Walker and
     Muliere 1997), but never by much fewer. Old gaps fade: with every ``half_life`` gaps, all that
-    came before count half."""
+    came before count half.
+
+    A gap counts while it lasts: as at risk in every bin that it has passed. Would it count only
+    when it is over, long gaps, and those that never end, would come too late to be believed in
+    (their delayed entry is that of Kaplan and Meier's estimate, 1958)."""
 
     __slots__ = (
         "_advantages",
         "_counts",
+        "_exposed",
         "_gaps",
         "_half_life",
         "_material",
@@ -63,18 +73,25 @@ class History:
         self._counts = np.zeros((2, tally.grid.bins))
         self._gaps = 0.0
         self._news = 0
+        self._exposed = 0.0
         self._material = 1.0
         self._wider: Shares | None = None
         self._returning: Shares | None = None
         self._advantages: list[float] | None = None
 
-    def came_back(self, place: int) -> None:
-        """A gap ended in that bin."""
-        self._count(self._tally.back[place])
+    def came_back(self, place: int, passed: int = 0) -> None:
+        """A gap ended in that bin. It has ``passed`` so many bins already, as was told."""
+        self._count(self._tally.back[place], passed)
 
-    def was_lost(self, place: int) -> None:
+    def was_lost(self, place: int, passed: int = 0) -> None:
         """A gap lasted into that bin, at least."""
-        self._count(self._tally.lost[place])
+        self._count(self._tally.lost[place], passed)
+
+    def lasts(self, place: int, passed: int) -> None:
+        """A gap that has passed so many bins, as was told, has lasted until that bin now."""
+        self._counts[:, passed:] += self._tally.away[place][:, passed:]
+        self._exposed += _EXPOSED
+        self._look_again()
 
     def shrink(self, gaps: float) -> None:
         """All that was seen counts as ``gaps`` gaps at most from now on."""
@@ -95,7 +112,7 @@ class History:
             self._returning = np.minimum(made, _MOST_RETURNING, out=made)
             self._wider = wider
             self._advantages = None
-            self._material = self._news + _MATERIAL * self._gaps
+            self._material = self._news + self._exposed + _MATERIAL * self._gaps
         return self._returning
 
     def advantage(self, wider: Shares, place: int) -> float:
@@ -108,12 +125,15 @@ class History:
             self._advantages = [back[0], *(passed[:-1] + back[1:]).tolist(), passed[-1]]
         return self._advantages[place]
 
-    def _count(self, gap: Shares) -> None:
+    def _count(self, gap: Shares, passed: int) -> None:
         self._news += 1
         if self._news % self._half_life == 0:
             self._counts *= 0.5
             self._gaps *= 0.5
-        self._counts += gap
+        self._counts[:, passed:] += gap[:, passed:]
         self._gaps += 1.0
-        if self._news >= self._material:
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._news + self._exposed >= self._material:
             self._wider = None

@@ -12,7 +12,7 @@ one that computes for others no more than a step takes without prompts, or than 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -32,17 +32,23 @@ TRY_EVERY_S = 5.0
 """At most so often a few chunks of a disk that was found slow are read, to see whether it is."""
 
 
-@dataclass(slots=True)
-class _Watched:
-    """A load that a request waits for."""
+@dataclass(slots=True, eq=False)
+class _Timed:
+    """A load under way."""
 
     stream: LoadStream
-    bargain: Bargain
     since: float
+    spent_s: float = field(default=0.0, kw_only=True)
+    """What it has cost. Steps in which it was held back for others are theirs."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watched(_Timed):
+    """A load that a request waits for."""
+
+    bargain: Bargain
     first: int
     """Items of the stream that were there by then."""
-    spent_s: float = 0.0
-    """What it has cost."""
 
     @property
     def arrived(self) -> int:
@@ -74,13 +80,16 @@ class Choice:
         self._workers = workers
         self._pace = pace or Pace(None)
         self._loads = loads
-        self._steps = Steps(costs.prefilled, self._stepped)
+        self._decodes_since: float | None = None
+        """Since when a step that only decodes runs."""
+        self._steps = Steps(costs.prefilled)
         self._busy = False
         """Whether the step that runs computes anything."""
         self._ticked_at = 0.0
         self._disk_busy_s = 0.0
         self._agreed: dict[str, Bargain] = {}
         self._watched: list[_Watched] = []
+        self._fills: list[_Timed] = []
         self._try_at = 0.0
         loads.reads_ahead = self._reads_ahead
         loads.allowance = lambda: self._pace.allowance(decodes=self._busy)
@@ -139,14 +148,14 @@ class Choice:
                 bargain = self.judge(rest, start * self._chunk_tokens, state.req.num_tokens)
                 if bargain.chunks < len(rest):
                     stream.cut(MissReason.RECOMPUTE_CHEAPER, keep=at + bargain.chunks)
-                self._watched.append(_Watched(stream, bargain, now, at))
+                self._watched.append(_Watched(stream, now, bargain, at))
         return awaited
 
     # --- its load runs ---------------------------------------------------------------------------
 
     def opened(self, request_id: str, stream: LoadStream, now: float) -> None:
         """The load of a request that was asked about has begun."""
-        self._watched.append(_Watched(stream, self._agreed.pop(request_id), now, 0))
+        self._watched.append(_Watched(stream, now, self._agreed.pop(request_id), 0))
 
     def ended(self, stream: LoadStream, now: float) -> None:
         """It is over, whole or not."""
@@ -162,11 +171,15 @@ class Choice:
         """A fill that no request has asked for begins; to be called at its end. What it takes is
         learned, as of a load."""
         in_dram = sum(self._manager.dram.has(item.key) for item in stream.items)
+        timed = _Timed(stream, stream.opened_at)
+        self._fills.append(timed)
         on_ssd, busy = len(stream.items) - in_dram, self._busy
 
         def ended(stream: LoadStream, now: float) -> None:
-            if stream.failure is None:
-                self._costs.loaded(in_dram, on_ssd, now - stream.opened_at, busy=busy)
+            self._tick(now)
+            self._fills.remove(timed)
+            if stream.failure is None and busy == self._busy:
+                self._costs.loaded(in_dram, on_ssd, timed.spent_s, busy=busy)
 
         return ended
 
@@ -181,9 +194,13 @@ class Choice:
         ``manager.poll``, before ``loads.advance``."""
         self._look(states, now)
         self._tick(now)
-        self._loads.take_moved()
+        moved, under_way = self._loads.take_moved()
+        if self._decodes_since is not None:
+            self._pace.stepped(now - self._decodes_since, moved, loads=under_way)
         self._busy = step.total_num_scheduled_tokens > 0
-        self._steps.begin(dict(_pieces(step, states)), computes=self._busy, now=now)
+        pieces = dict(_pieces(step, states))
+        self._decodes_since = now if self._busy and not pieces else None
+        self._steps.begin(pieces, computes=self._busy, now=now)
         for watched in list(self._watched):
             stream = watched.stream
             if stream.ended:
@@ -205,9 +222,6 @@ class Choice:
         )
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _stepped(self, seconds: float) -> None:
-        self._pace.stepped(seconds, self._loads.take_moved())
 
     def _hit(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Hit:
         tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)
@@ -242,8 +256,9 @@ class Choice:
             self._disk_busy_s = stats.read_busy_s
         if self._busy:
             passed = min(passed, max(self._steps.step_s, disk_s))
-        for watched in self._watched:
-            watched.spent_s += min(passed, now - watched.since)
+        for timed in (*self._watched, *self._fills):
+            if not timed.stream.held:
+                timed.spent_s += min(passed, now - timed.since)
 
     def _reads_ahead(self) -> int:
         """Chunks that loads may have under way from SSD: as many as come within half of a read's

@@ -80,8 +80,8 @@ class ValetConnector(OffloadingConnector):
     # --- workers ---------------------------------------------------------------------------------
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
-        """Ended loads and stores are the scheduler side's to decide: the worker echoes them. What
-        its own copies report (one part of a load each) is not the end of a request."""
+        """Ended stores and failed loads are the scheduler side's to decide: the worker echoes them.
+        What its own copies report (one part of a load each) is not the end of a request."""
         self.get_finished(finished_req_ids)
         orders = self._orders()
         return KVConnectorTransferResults(

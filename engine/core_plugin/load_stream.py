@@ -62,6 +62,8 @@ class LoadStream:
         self._end = len(self.items)
         """Items from here on are given up."""
         self.failure: MissReason | None = None
+        self.held = False
+        """Held back in this step, so that others are not slowed: it waits for nothing else."""
 
     # --- what to do next -------------------------------------------------------------------
 
@@ -130,7 +132,9 @@ class LoadStream:
         self._fail_at(max(self.at_hand, keep), reason)
 
     def check_patience(self, now: float) -> None:
-        """Give up when nothing has moved for ``patience_s``."""
+        """Give up when nothing has moved for ``patience_s`` while it was not held back."""
+        if self.held:
+            self._progress_at = now
         if now - self._progress_at > self._patience_s and not self._copying():
             self.give_up(MissReason.IO_TIMEOUT)
 
@@ -151,6 +155,11 @@ class LoadStream:
     def reading(self) -> int:
         """Items that are on their way from SSD, those included that are given up."""
         return self._states.count(ItemState.READING)
+
+    @property
+    def ready(self) -> int:
+        """Items that are in DRAM, and not being copied."""
+        return self._states.count(ItemState.READY)
 
     @property
     def ended(self) -> bool:

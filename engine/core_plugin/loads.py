@@ -64,6 +64,8 @@ class Loads:
         self._allowed = math.inf
         """In the latest step."""
         self._moved = 0
+        self._under_way = False
+        """Whether any load was, since ``take_moved`` was last called."""
         self._loads: list[Load] = []
         self._parts: dict[int, Part] = {}
 
@@ -71,6 +73,7 @@ class Loads:
         """Begin a load. What it needs of DRAM is pinned, and what fits of SSD read, at once."""
         load = Load(request_id, stream, on_end, waited_for=request_id != FILL)
         self._loads.append(load)
+        self._under_way = True
         here = [item.key for item in stream.items if self._manager.dram.has(item.key)]
         self._manager.bring(here, stream, now)
         self._read(load, now)
@@ -115,13 +118,16 @@ class Loads:
                 self._moved += len(run)
                 job_id = self._new_job_id()
                 jobs[job_id] = self._part(job_id, load, run)
+            load.stream.held = allowed < 1 and load.stream.ready > 0
             self._end_if_over(load, now)
         return jobs
 
-    def take_moved(self) -> int:
-        """Chunks that were given to be copied since the last call."""
+    def take_moved(self) -> tuple[int, bool]:
+        """Chunks that were given to be copied since the last call, and whether any load was under
+        way."""
         moved, self._moved = self._moved, 0
-        return moved
+        under_way, self._under_way = self._under_way, bool(self._loads)
+        return moved, under_way or bool(moved)
 
     def take_completed(self, completed: dict[int, int], now: float) -> None:
         """Takes out of ``completed`` (workers done, by job number) the parts of loads."""

@@ -1,6 +1,6 @@
 """Control operations that take more than one scheduler step: park, prefetch, drop, cut, flush.
 
-Each is a small state machine that the scheduler polls once a step until it returns a reply. While
+Each is a small state machine that the scheduler polls in every step until it returns a reply. While
 one is open the engine keeps stepping, so they make progress on an idle engine too.
 """
 

@@ -1,7 +1,8 @@
 """What the scheduler side tells the workers besides vLLM's own: which requests are over.
 
-Workers echo ended requests back, which is the only way in which vLLM lets a connector say that a
-request's load or store is over, or that blocks hold nothing.
+Workers echo ended requests back: so vLLM learns that a request's store is over, and that a load
+failed and its blocks hold nothing. Of a load that is whole the scheduler's side says so itself
+(``load_ends.py``).
 """
 
 from dataclasses import dataclass, field

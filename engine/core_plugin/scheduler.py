@@ -124,6 +124,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
             chunk_tokens=[config.tokens_per_chunk for config in self.config.kv_group_configs],
         )
         self._prefetch_metrics = PrefetchMetrics()
+        self._has_filled = False
+        """A fill has ended since operations were polled."""
         self._unscheduled: list[str] = []
         """Requests that have come since the last step."""
 
@@ -234,7 +236,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         report = self.ledger.finish(
             request.request_id, request.num_prompt_tokens, prompt_of(state), superseded
         )
-        # A request that is still loading is freed by the echo of its load instead.
+        # A request that is still loading is freed by the end of its load instead.
         loading = self._is_loading(request.request_id)
         keep_blocks = not loading and self._drains.begin(request.request_id, time.monotonic())
         params = None if report is None else {"valet": hints.encode(hints.Report(report))}
@@ -279,8 +281,10 @@ class ValetScheduler(OffloadingConnectorScheduler):
             now = time.monotonic()
             self.choice.end_step(meta, self._req_status, now)
             self.loads.take_completed(meta.completed_jobs, now)
-            # Filled blocks are adopted before requests ask again.
-            self.desk.poll(now)
+            if self._has_filled:
+                # The blocks are adopted before requests ask again.
+                self.desk.poll(now)
+                self._has_filled = False
         self._load_ends.tell(connector_output)
         super().update_connector_output(connector_output)
 
@@ -345,7 +349,13 @@ class ValetScheduler(OffloadingConnectorScheduler):
         """Fill device blocks that no request asked for, beginning with the next step."""
         # Saves that still read these blocks are finished before anything is written to them.
         self._current_batch_allocated_block_ids.update(blocks)
-        self.loads.open(FILL, stream, self.choice.fill_opened(stream), time.monotonic())
+        learn = self.choice.fill_opened(stream)
+
+        def ended(stream: LoadStream, now: float) -> None:
+            learn(stream, now)
+            self._has_filled = True
+
+        self.loads.open(FILL, stream, ended, time.monotonic())
 
     # --- loads -----------------------------------------------------------------------------------
 

@@ -38,15 +38,10 @@ class Prefill(Enum):
 class Steps:
     """One engine's. One thread."""
 
-    def __init__(
-        self,
-        learn: Callable[[Sequence[Piece], float], None],
-        on_plain: Callable[[float], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, learn: Callable[[Sequence[Piece], float], None]) -> None:
         """``learn`` is told what was computed in an episode, and its seconds beyond those that its
-        steps take without any; ``on_plain`` how long a step without any took."""
+        steps take without any."""
         self._learn = learn
-        self._on_plain = on_plain
         self._plain: deque[float] = deque(maxlen=_PLAIN_STEPS)
         self._plain_since: float | None = None
         """Since when a step without prefills runs."""
@@ -65,10 +60,8 @@ class Steps:
         """Before a step is handed over, and when one is known to be over. ``prefill``: of a request
         of an episode."""
         if self._plain_since is not None:
-            seconds = now - self._plain_since
-            self._plain.append(seconds)
+            self._plain.append(now - self._plain_since)
             self._plain_since = None
-            self._on_plain(seconds)
         if not self._pieces:
             return
         states = {request: prefill(request) for request in self._open}

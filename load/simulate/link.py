@@ -130,11 +130,14 @@ class Link:
 
     def sync(self, now: float) -> None:
         """Bring up to date what is present of the session that is under way."""
+        self._sync(now, self._parallel)
+
+    def _sync(self, now: float, parallel: int) -> None:
         job = self._job
         if job is not None:
             came = min(job.end, job.start + max(0, int((now - job.began) * self._rate)))
             if job.done is not None and came < job.end:
-                came -= (came - job.start) % self._parallel
+                came -= (came - job.start) % parallel
             self._came(job, came)
 
     def shortened(self, session: Session, now: float) -> None:
@@ -195,7 +198,7 @@ class Link:
 
     def _interrupt(self, now: float) -> None:
         """Stop where it is; what a prefetch has not brought has no room any more."""
-        self.sync(now)
+        self._sync(now, 1)
         job, self._job = self._job, None
         if job is not None and job.done is None:
             session = job.session

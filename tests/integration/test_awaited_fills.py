@@ -62,6 +62,7 @@ class Side:
             _records=LoadRecords(manager, block_tokens=TOKENS, chunk_tokens=TOKENS),
             _current_batch_allocated_block_ids=set(),
             _load_ends=SimpleNamespace(tell=lambda output: None),
+            _has_filled=False,
         )
 
     def fill(self) -> LoadStream:
@@ -104,7 +105,7 @@ def test_a_fill_is_adopted_in_the_step_in_which_its_last_copy_is_done(
         jobs = dict.fromkeys(side.loads.advance(time.monotonic()), 1)
         copied = OffloadingWorkerMetadata(completed_jobs=jobs)
         side.scheduler.update_connector_output(KVConnectorOutput(kv_connector_worker_meta=copied))
-    assert adopted[-1], "before anybody asks again"
+    assert adopted == [True], "before anybody asks again, and only then"
     assert not side.loads.is_open(FILL)
     side.filling = False
     assert not side.awaits()

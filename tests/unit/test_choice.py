@@ -50,9 +50,9 @@ class Running:
         self.allowance = lambda: math.inf
         self.moved = 0
 
-    def take_moved(self) -> int:
+    def take_moved(self) -> tuple[int, bool]:
         moved, self.moved = self.moved, 0
-        return moved
+        return moved, moved > 0
 
 
 class Bench:
@@ -244,10 +244,7 @@ def test_a_fill_without_chunks_of_the_request_is_not_waited_for(bench: Bench) ->
     assert all(fill.failure is None for fill in fills)
 
 
-def test_a_fill_whose_last_copy_is_done_is_waited_for_though_nobody_did_before(
-    bench: Bench,
-) -> None:
-    """Its blocks join the prefix cache with the next step."""
+def test_a_fill_of_which_everything_is_at_hand_is_waited_for(bench: Bench) -> None:
     bench.disk(1.0)
     fill = stream(0, 2)
     come(fill, [0, 1])
@@ -299,13 +296,47 @@ def test_a_request_that_is_over_is_forgotten(bench: Bench) -> None:
 def test_loads_are_paced_by_what_steps_beside_them_took(bench: Bench) -> None:
     state = bench.request(1)
     state.req.num_output_tokens = 1  # It decodes.
-    for number in range(40):
-        bench.step(0.1 * number, r=(9, 10))
+    now = 0.0
+    for number in range(80):
+        bench.step(now, r=(9, 10))
         assert bench.loads.allowance() < math.inf
         bench.loads.moved = 5 if number % 2 else 0
-        bench.end_step(0.1 * number + (0.065 if number % 2 else 0.04))
-    bench.step(5.0, r=(9, 10))
+        now += 0.065 if number % 2 else 0.04
+    bench.step(now, r=(9, 10))
     allowed = sum(bench.loads.allowance() for _ in range(10))
     assert allowed == pytest.approx(10 * 0.05 * 0.04 / 0.005, abs=1), "5 ms a chunk"
-    bench.step(6.0)
+    bench.step(now + 1.0)
     assert bench.loads.allowance() == math.inf, "nobody is answered"
+
+
+def test_a_load_that_is_held_back_is_not_charged_for_it(bench: Bench) -> None:
+    bench.disk(0.01)
+    bench.choice.asked(bench.request(10), 10 * TOKENS, bench.record, 0.0)
+    load = stream(0, 10)
+    bench.choice.opened("r", load, 0.0)
+    come(load, range(2))
+    load.held = True
+    for number in range(50):
+        bench.step(float(number))
+    assert load.failure is None
+    load.held = False
+    bench.step(60.0)
+    assert load.failure is MissReason.RECOMPUTE_CHEAPER, "and for what it does not bring it is"
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_a_fill_takes_is_a_fixed_cost_unless_others_come_meanwhile(
+    bench: Bench, busy: bool
+) -> None:
+    bench.disk(0.01)
+    for _ in range(5):
+        bench.costs.tiers[Tier.DRAM].add(4, 0.0)
+    fill = stream(0, 10)
+    ended = bench.choice.fill_opened(fill)
+    bench.step(0.1)
+    come(fill, range(10))
+    fill.on_copied([item.key for item in fill.take_run()], 0.13)
+    if busy:
+        bench.step(0.12, other=(0, 10))
+    ended(fill, 0.13)
+    assert bench.costs.load_s(0) == pytest.approx(0.0 if busy else 0.03)

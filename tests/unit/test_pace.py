@@ -19,7 +19,7 @@ def moved_by(pace: Pace, chunk_s: float, *, wants: int = 1000) -> tuple[list[flo
         allowed = pace.allowance(decodes=True)
         chunks = 0 if step % 5 == 0 else int(min(allowed, wants))
         seconds = REST_S + chunks * chunk_s
-        pace.stepped(seconds, chunks)
+        pace.stepped(seconds, chunks, loads=step % 5 > 0)
         taken.append(seconds)
         moved.append(chunks)
     return taken, moved
@@ -35,6 +35,16 @@ def test_steps_become_longer_by_the_share_and_no_more(chunk_s: float) -> None:
     assert max(loaded) <= REST_S + chunk_s * (1 + 0.05 * REST_S / chunk_s)
 
 
+def test_what_is_read_ahead_is_paid_for_too() -> None:
+    pace = Pace(0.05)
+    for step in range(STEPS):
+        # Reading and copying cost 1 ms a chunk each, and are in different steps.
+        pace.stepped(REST_S, 0, loads=False)
+        pace.stepped(REST_S + 0.002, 0 if step % 2 else 2, loads=True)
+    allowed = sum(pace.allowance(decodes=True) for _ in range(100))
+    assert allowed == pytest.approx(100 * 0.05 * REST_S / 0.002, abs=1)
+
+
 def test_a_device_that_copies_by_itself_is_not_limited() -> None:
     _, moved = moved_by(Pace(0.05), 0.0, wants=50)
     assert moved[-1] == 50
@@ -47,6 +57,20 @@ def test_nothing_is_limited_where_nothing_is_decoded_or_nothing_is_asked() -> No
     free = Pace(None)
     moved_by(free, 0.002, wants=3)
     assert free.allowance(decodes=True) == math.inf
+
+
+def test_one_long_step_changes_nothing() -> None:
+    pace = Pace(0.05)
+    moved_by(pace, 0.001)
+    pace.stepped(2.0, 4, loads=True)
+    _, moved = moved_by(pace, 0.001)
+    assert sum(moved[:50]) > 0.6 * 40 * 0.05 * REST_S / 0.001
+
+
+def test_a_load_has_an_end_whatever_it_costs() -> None:
+    pace = Pace(0.05)
+    _, moved = moved_by(pace, 1.0)
+    assert sum(moved[-64:]) >= 3
 
 
 def test_a_machine_that_became_faster_is_noticed() -> None:
@@ -66,7 +90,7 @@ def test_a_share_is_above_0(share: float) -> None:
 def test_whatever_steps_take_an_allowance_is_a_count(steps: list[tuple[float, int]]) -> None:
     pace = Pace(0.05)
     for seconds, chunks in steps:
-        pace.stepped(seconds, chunks)
+        pace.stepped(seconds, chunks, loads=chunks % 2 > 0)
         allowed = pace.allowance(decodes=True)
         assert allowed >= 0
         assert allowed == math.inf or allowed == int(allowed)

@@ -390,3 +390,29 @@ def test_the_same_gaps_give_the_same_outlooks() -> None:
         _run(agent, "coding", _coding(agent), 200)
         medians.add(agent.median("a/coding19"))
     assert len(medians) == 1
+
+
+def test_who_never_comes_back_is_learned_of_before_anybody_says_so(agent: Agent) -> None:
+    for number in range(60):
+        agent.end(f"t/left-{number}", awaits=Awaits.PERSON)
+        agent.gaps(f"t/stays-{number}", _around(20.0), 1, awaits=Awaits.PERSON)
+    agent.now += 3600.0
+    # Half of the gaps have lasted for an hour or more, and nobody was forgotten.
+    outlook = agent.end("t/new", awaits=Awaits.PERSON)
+    assert outlook.survival(600.0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_who_is_away_is_predicted_anew_by_what_became_of_others(agent: Agent) -> None:
+    before = agent.end("t/waits", awaits=Awaits.PERSON)
+    begun = agent.now
+    for number in range(20):
+        agent.end(f"t/others-{number}", awaits=Awaits.PERSON)
+    agent.now = begun + 3000.0
+    for number in range(20):
+        agent.returns.returned(SessionKey(f"t/others-{number}"), agent.now)
+    agent.now = begun + 12_000.0
+    agent.end("t/somebody")
+    now = agent.returns.outlook(SessionKey("t/waits"))
+    assert now is not None
+    assert before.survival(2000.0) < 0.3
+    assert now.survival(2000.0) > 0.8, "nobody came back sooner"

@@ -114,3 +114,25 @@ def test_advantage_is_the_ratio_of_likelihoods() -> None:
     for place in range(GRID.bins + 1):
         expected = likelihood(own, place) - likelihood(other, place)
         assert history.advantage(WIDER, place) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("end", ["back", "lost"])
+def test_a_gap_that_is_told_of_in_parts_counts_once(end: str) -> None:
+    parts, whole = _history(), _history()
+    parts.lasts(3, 0)
+    parts.lasts(5, 3)
+    if end == "back":
+        parts.came_back(7, 5)
+        whole.came_back(7)
+    else:
+        parts.was_lost(7, 5)
+        whole.was_lost(7)
+    assert parts.returning(WIDER) == pytest.approx(whole.returning(WIDER))
+
+
+def test_a_gap_counts_as_long_as_it_lasts() -> None:
+    history = _history()
+    history.lasts(5, 0)
+    returning = history.returning(WIDER)
+    assert returning[4] == pytest.approx(_expected(4, 0, 1))
+    assert returning[5] == pytest.approx(0.1)
