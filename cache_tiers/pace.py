@@ -19,11 +19,11 @@ from typing import Final
 _RESTS: Final = 15
 _SAMPLE_CHUNKS: Final = 8
 _SAMPLES: Final = 15
-_FEWEST: Final = 2
+_FEWEST: Final = 5
 """Samples before a cost is believed."""
 _FIRST_CHUNKS: Final = 4.0
 """A step, until then."""
-_LEAST: Final = 1 / 16
+_LEAST: Final = 1 / 2
 """Chunks a step, whatever they cost: a load has an end."""
 
 

@@ -25,7 +25,7 @@ def moved_by(pace: Pace, chunk_s: float, *, wants: int = 1000) -> tuple[list[flo
     return taken, moved
 
 
-@pytest.mark.parametrize("chunk_s", [0.0005, 0.002, 0.009])
+@pytest.mark.parametrize("chunk_s", [0.0005, 0.002, 0.003])
 def test_steps_become_longer_by_the_share_and_no_more(chunk_s: float) -> None:
     taken, moved = moved_by(Pace(0.05), chunk_s)
     learned = slice(STEPS // 4, None)
@@ -70,7 +70,7 @@ def test_one_long_step_changes_nothing() -> None:
 def test_a_load_has_an_end_whatever_it_costs() -> None:
     pace = Pace(0.05)
     _, moved = moved_by(pace, 1.0)
-    assert sum(moved[-64:]) >= 3
+    assert sum(moved[-64:]) >= 24
 
 
 def test_a_machine_that_became_faster_is_noticed() -> None:
