@@ -91,7 +91,7 @@ def measure_lead(client: Client, lengths: Sequence[int], rounds: int) -> tuple[f
         for length in lengths:
             session = f"lead-{length}"
             message = {"role": "user", "content": Prose(f"{session} {round_ % 2}").words(length)}
-            answer = client.chat([message], 1, session)
+            answer = client.chat([message], _OUTPUT, session)
             ms = (answer.receipt or {})["ms"]
             rests.append(answer.ttft - sum(ms[part] or 0.0 for part in LATER) / 1000)
     for length in lengths:
