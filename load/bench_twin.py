@@ -10,6 +10,7 @@ when the scheduler asked, and the median time to the first token.
 First requests and the ones behind them fill the tiers, there and here, and are not compared.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -19,7 +20,7 @@ from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
 from cache_tiers.prefetch.planner import DeadlinePlanner
 from cache_tiers.returns.empirical import EmpiricalReturns
-from load.calibration import TAIL, Timed, engine_model, measure, measure_lead, rates
+from load.calibration import TAIL, Timed, engine_model, measure, measure_lead, rates, rests
 from load.environment import describe
 from load.report import ms, percentile, table, verdict, write_json
 from load.side_by_side import Tiers, opened, parser, scale_of
@@ -184,9 +185,9 @@ def main() -> None:
         turns = ready.teams["valet"].stint(scale.seconds * scale.rounds, ready.stretch)
         client = ready.clients["valet"]
         timed = measure(client, LENGTHS, ROUNDS)
-        rest_s, lead_s = measure_lead(client, TEXTS, ROUNDS)
+        lead_s = measure_lead(client, TEXTS, ROUNDS)
     lines = trace_lines(ready.opening["valet"], turns)
-    engine = engine_model(timed, rest_s, lead_s)
+    engine = engine_model(timed, statistics.median(rests(ready.opening["valet"])), lead_s)
     outcome = replay(lines, tiers, engine, timed, warm_up=scale.agents)
     shares, told = seen(turns), foretold(outcome)
     ttft_s = percentile([turn.ttft for turn in turns], 0.5) or 0.0

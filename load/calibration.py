@@ -13,11 +13,12 @@ from load.client import Client
 from load.prose import Prose
 from load.simulate import EngineModel
 from load.stream import Streamed
+from load.team import Turned
 
 TAIL: Final = 8
 """Tokens after the last whole block, computed wherever the rest comes from."""
 _OUTPUT: Final = 8
-LATER: Final = ("queue", "load", "prefill")
+_LATER: Final = ("queue", "load", "prefill")
 """Parts of the time to the first token, in a receipt, behind the lead."""
 _LEAST_S_BYTE: Final = 1e-12
 """Faster than a terabyte a second is not told apart."""
@@ -82,25 +83,30 @@ def _loading(client: Client, answer: Streamed) -> float:
     return float(ms) / 1000 + client.metric("valet_lead_seconds")
 
 
-def measure_lead(client: Client, lengths: Sequence[int], rounds: int) -> tuple[float, float]:
-    """Of chat requests, whose text takes longer to read than token ids, in the middle: the seconds
-    to the first token that were neither queueing, loading nor prefill, and what of these the server
-    saw between a request's first byte and the question for its KV. Nobody else asks it."""
-    rests = []
+def measure_lead(client: Client, lengths: Sequence[int], rounds: int) -> float:
+    """Seconds from a chat request's first byte to the server's question for its KV, in the middle:
+    text takes longer to read than token ids. Nobody else asks it."""
     for round_ in range(rounds):
         for length in lengths:
             session = f"lead-{length}"
             message = {"role": "user", "content": Prose(f"{session} {round_ % 2}").words(length)}
-            answer = client.chat([message], _OUTPUT, session)
-            ms = (answer.receipt or {})["ms"]
-            rests.append(answer.ttft - sum(ms[part] or 0.0 for part in LATER) / 1000)
+            client.chat([message], _OUTPUT, session)
     for length in lengths:
         client.delete(f"lead-{length}")
-    return statistics.median(rests), client.metric("valet_lead_seconds")
+    return client.metric("valet_lead_seconds")
+
+
+def rests(turns: Sequence[Turned]) -> list[float]:
+    """Of turns, the seconds to the first token that were neither queueing, loading nor prefill.
+    Pure."""
+    return [
+        turn.ttft - sum(turn.receipt["ms"][part] or 0.0 for part in _LATER) / 1000 for turn in turns
+    ]
 
 
 def engine_model(timed: Sequence[Timed], rest_s: float, lead_s: float) -> EngineModel:
-    """How long it computes. Pure; needs two lengths. The other two are ``measure_lead``'s."""
+    """How long it computes. Pure; needs two lengths. ``rest_s``: the median of the ``rests`` of
+    turns such as are to be simulated; ``lead_s``: what of it is the lead."""
     # New less from the device is the prompt but for the tail; x tokens of it cost a + b·x/2 each.
     prices = _by_length(timed, lambda t: (t.new - t.device) / (t.tokens - TAIL))
     half_b, a = _line([(n - TAIL, price) for n, price in prices.items()])

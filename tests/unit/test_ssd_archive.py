@@ -97,7 +97,14 @@ def test_a_chain_of_nothing(tmp_path: Path) -> None:
 
 def test_nothing_of_it_is_in_the_clear(path: Path) -> None:
     data = path.read_bytes()
-    for secret in (b"reader", b"smol", b"key 0", bytes([1]) * 16, b"correct horse", b"fingerprint 1"):
+    for secret in (
+        b"reader",
+        b"smol",
+        b"key 0",
+        bytes([1]) * 16,
+        b"correct horse",
+        b"fingerprint 1",
+    ):
         assert secret not in data
 
 
