@@ -47,6 +47,8 @@ class Pace:
     def stepped(self, seconds: float, chunks: int, *, loads: bool) -> None:
         """A step that only decoded took so long, while loads moved so many chunks. ``loads``:
         whether any was under way: it may have read ahead of what it moves."""
+        if self._share is None:
+            return
         if not loads:
             self._rests.append(seconds)
         elif self._rests:

@@ -36,9 +36,6 @@ class Tally:
         self.lost: Final = np.zeros((bins + 1, 2, bins))
         """The same for gaps whose end is not known: they lasted through half of that bin."""
         self.lost[:, 1] = np.tri(bins + 1, bins, -1) + 0.5 * np.eye(bins + 1, bins)
-        self.away: Final = np.zeros((bins + 1, 2, bins))
-        """The same for gaps that have lasted until that bin, and are not over."""
-        self.away[:, 1] = np.tri(bins + 1, bins, -1)
 
 
 class History:
@@ -89,7 +86,7 @@ class History:
 
     def lasts(self, place: int, passed: int) -> None:
         """A gap that has passed so many bins, as was told, has lasted until that bin now."""
-        self._counts[:, passed:] += self._tally.away[place][:, passed:]
+        self._counts[1, passed:place] += 1.0
         self._exposed += _EXPOSED
         self._look_again()
 

@@ -78,8 +78,8 @@ class Errand:
 
 
 class ControlDesk:
-    """Answers what can be answered at once, and polls the rest once a step, or
-    sooner when a fill has ended."""
+    """Answers what can be answered at once, and polls the rest once a step, or sooner when a fill
+    has ended."""
 
     def __init__(self, side: SchedulerSide, clock: Callable[[], float] = time.monotonic) -> None:
         self._side = side

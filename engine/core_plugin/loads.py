@@ -127,7 +127,7 @@ class Loads:
         way."""
         moved, self._moved = self._moved, 0
         under_way, self._under_way = self._under_way, bool(self._loads)
-        return moved, under_way or bool(moved)
+        return moved, under_way
 
     def take_completed(self, completed: dict[int, int], now: float) -> None:
         """Takes out of ``completed`` (workers done, by job number) the parts of loads."""
