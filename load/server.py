@@ -151,14 +151,10 @@ def valet(home: Path, *, sizes: Sizes, dram: int, ssd: int) -> Server:
 
 
 def bare_engine(home: Path, model: Path, *, sizes: Sizes) -> Server:
-    """``vllm serve`` with the flags that Valet gives its engine, less the connector.
-
-    Started by the module that the command runs: in CPU builds of vLLM the command itself fails,
-    as it asks for the version of a package of another name.
-    """
+    """``vllm serve`` with the flags that Valet gives its engine, less the connector."""
     port = _free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
+        *(sys.executable, "-m", "engine.plain_server"),
         f"--model={model}",
         f"--served-model-name={model.name}",
         "--host=127.0.0.1",

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from engine import wide_linear
 from engine.core_plugin import (
     connector,
     dram_policy,
@@ -42,6 +45,8 @@ OVERRIDES = [
     (spec.ValetSpec, vllm.TieringOffloadingSpec),
     (ssd_tier.SsdTier, vllm.SecondaryTierManager),
     (host_worker.HostOffloadingWorker, vllm.OffloadingWorker),
+    (wide_linear.WideLinearMethod, UnquantizedLinearMethod),
+    (wide_linear.WideConfig, QuantizationConfig),
 ]
 
 CALLED: list[tuple[Callable[..., Any], str]] = [
