@@ -144,12 +144,11 @@ class Fetches:
     def _missing(self, session: SessionKey, pieces: Iterable[Piece]) -> list[Piece]:
         """Those that have to be read, up to the first that is nowhere: what is behind it would be
         of no use."""
-        dram, ssd = self._manager.dram, self._manager.ssd
         missing = []
         for place, key in pieces:
-            if dram.has_or_awaits(key):
+            if self._manager.dram.has_or_awaits(key):
                 continue
-            if ssd is None or not ssd.contains(key):
+            if not self._manager.is_on_ssd(key):
                 self.on_failing(session, MissReason.EVICTED)
                 break
             missing.append((place, key))

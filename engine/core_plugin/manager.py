@@ -126,6 +126,10 @@ class TierManager(TieringOffloadingManager):
             self._note_origin(req_context, chunk, Tier.SSD)
         return on_ssd
 
+    def is_on_ssd(self, key: ChunkKey) -> bool:
+        """Whether it can be read from there; never, without a store."""
+        return self.ssd is not None and self.ssd.contains(key)
+
     def origin(self, key: ChunkKey) -> Tier:
         """The tier that a chunk below the device is in, or was in before a prefetch."""
         in_dram = self.dram.has(key) and key not in self._prefetched

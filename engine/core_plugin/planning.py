@@ -126,6 +126,7 @@ class Planning:
             chunks=sum(each.fetched for each in counts),
             used=sum(each.used for each in counts),
             late=sum(each.late for each in counts),
+            late_turns=sum(each.late_turns for each in counts),
             late_s=sum(each.late_s for each in counts),
             wasted_bytes=self._tally.wasted_bytes + self.fills.tally.wasted_bytes,
         )
@@ -135,7 +136,7 @@ class Planning:
             Shortfall(s, here, len(chain))
             for s, chain in chains.items()
             if (here := max(on_device[s], self._held(s))) < len(chain)
-            and self._is_on_ssd(chain[here])
+            and self._manager.is_on_ssd(chain[here])
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
         plan = self.dram.planner.plan(short, room, now)
@@ -169,10 +170,6 @@ class Planning:
 
     def _held(self, session: SessionKey) -> int:
         return self._manager.dram.order.held(session)
-
-    def _is_on_ssd(self, key: ChunkKey) -> bool:
-        ssd = self._manager.ssd
-        return ssd is not None and ssd.contains(key)
 
     def _failed(self, session: SessionKey, reason: MissReason) -> None:
         self._failures[session] = reason

@@ -19,6 +19,8 @@ class Brought:
     """Of ``chunks``, found by a request where they had been brought."""
     late: int
     """Still on their way when a request asked for them."""
+    late_turns: int
+    """Requests that asked for such, counted for each of the tiers that they were coming to."""
     late_s: float
     """How long after those requests had asked the last of theirs came, in all."""
     wasted_bytes: int
@@ -43,6 +45,11 @@ _COUNTERS = (
         "late_chunks",
         "Chunks still on their way when a request asked for them.",
         lambda b: b.late,
+    ),
+    _Counter(
+        "late_turns",
+        "Requests that asked for such chunks, once for each tier that they were coming to.",
+        lambda b: b.late_turns,
     ),
     _Counter(
         "late_seconds",

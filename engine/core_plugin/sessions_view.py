@@ -161,7 +161,7 @@ class SessionChunks:
         manager = self._manager
         device = sum(bool(self._cached(names)) for _, names in self._device_names(session))
         dram = sum(manager.dram.has(key) for key in chain)
-        ssd = sum(manager.ssd.contains(key) for key in chain) if manager.ssd else 0
+        ssd = sum(map(manager.is_on_ssd, chain))
         counts = {Tier.DEVICE: device, Tier.DRAM: dram, Tier.SSD: ssd}
         return SessionKv(
             session,
@@ -197,10 +197,8 @@ class SessionChunks:
     def on_ssd(self, session: SessionKey) -> int:
         """Leading chunks of the session that are on SSD, as quickly and as roughly as
         ``on_device``."""
-        ssd, chain = self._manager.ssd, self.chain(session) or ()
-        if ssd is None:
-            return 0
-        return bisect_left(range(len(chain)), True, key=lambda i: not ssd.contains(chain[i]))
+        chain, is_on_ssd = self.chain(session) or (), self._manager.is_on_ssd
+        return bisect_left(range(len(chain)), True, key=lambda i: not is_on_ssd(chain[i]))
 
     def idle_blocks(self, session: SessionKey, keep: int) -> Iterator[int]:
         """Idle device blocks of the session's chunks behind the first ``keep``, the last first;

@@ -80,10 +80,9 @@ class UsageOperation:
                     each.pinned[tier] += self._holdings.standings.pins.is_pinned(key, tier)
 
     def _where(self, key: ChunkKey, on_device: bool) -> Iterator[Tier]:
-        ssd = self._manager.ssd
         if on_device:
             yield Tier.DEVICE
         if self._manager.dram.has(key):
             yield Tier.DRAM
-        if ssd is not None and ssd.contains(key):
+        if self._manager.is_on_ssd(key):
             yield Tier.SSD
