@@ -3,6 +3,8 @@
 ENGINE ?= cpu
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
+# Processes of the tests: one of them has those that start engines.
+SPREAD ?= -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help serve doctor test check lock bench-resume bench-overhead bench-store bench-endurance bench-sessions bench-joining bench-returns bench-tiers bench-shift bench-arbiter bench-stall bench-infinite bench-prefetch bench-twin bench-ssd-order load fuzz secrets clean install install-dev
@@ -17,7 +19,7 @@ doctor: install  ## Check this machine against the settings
 	@$(VENV_PYTHON) -m app doctor
 
 test: install-dev  ## All tests but the benchmarks (ARGS=tests/unit for the quick ones)
-	$(VENV_PYTHON) -m pytest $(or $(ARGS),tests)
+	$(VENV_PYTHON) -m pytest $(SPREAD) $(or $(ARGS),tests)
 
 check: install-dev  ## Lint, format, types, imports between packages
 	$(VENV_PYTHON) -m ruff check

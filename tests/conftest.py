@@ -1,8 +1,10 @@
-"""What tests of several kinds share: the databases that several API processes share."""
+"""What tests of several kinds share: how they are spread over processes, and the databases that
+several API processes share."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -11,9 +13,22 @@ from tests.services.postgresql import PostgresServer, some_postgres
 from tests.services.redis_server import some_redis
 from tests.state_database import Backend, SqliteBackend
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.spread import OneProcessForEngines
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("valet", deadline=None)
 settings.load_profile("valet")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "OneProcessForEngines":
+    """How ``-n`` spreads tests."""
+    from tests.spread import OneProcessForEngines
+
+    return OneProcessForEngines(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
-"""Conversations long enough to leave whole blocks of KV behind, each unlike any other."""
+"""Conversations long enough to leave whole blocks of KV behind, each unlike any other.
+
+So long, too, that a server's very first load is not cut (``arbiter.SLACK``) where a prompt is
+computed in half a second.
+"""
 
 from typing import Any
 
 from tests.valet_process import MODEL
 
 
-def long_text(name: str, items: int = 32) -> str:
+def long_text(name: str, items: int = 64) -> str:
     """Some 12 tokens an item; texts of two names differ from their first words on."""
     facts = " ".join(f"Fact {i} says that {i * 37 % 101} follows." for i in range(items))
     return f"Notes of {name}. {facts}"

@@ -20,7 +20,7 @@ def command(home: Path, *arguments: str, **settings: str) -> subprocess.Complete
         env=clean | {"VALET_HOME": str(home)} | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -40,7 +40,7 @@ def valet(server: ValetProcess, *arguments: str) -> str:
         env=clean | {"VALET_HOME": str(server.home)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     return done.stdout.strip()

@@ -134,7 +134,7 @@ def test_a_trace_is_known_by_its_content(
     [
         ("empty.jsonl", b""),
         ("other.jsonl", b'{"prompt": "hello"}\n[1]\n'),
-        ("torn.jsonl.gz", gzip.compress(b"{}")[:-9]),
+        ("torn.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9]),
         ("no.jsonl.gz", b"{}"),
         ("useless.jsonl", b'{"session": "s", "prompt": -1, "output": 0}\n'),
     ],
