@@ -30,8 +30,9 @@ TENANTS_STALE: Final = Gauge(
 HINT_FAILURES: Final = Counter(
     "valet_hint_failures", "What the engine was to be told of gaps, and was not."
 )
-RETURNS_TRUSTED: Final = Gauge(
-    "valet_returns_trusted", "1 while predictions of the next turn fit; else recency decides."
+RETURNS_DISTRUSTED: Final = Gauge(
+    "valet_returns_distrusted_tenants",
+    "Tenants whose next turns come otherwise than predicted: recency decides about their sessions.",
 )
 RETURNS_WITHIN: Final = Gauge(
     "valet_returns_within", "Share of the latest gaps that ended by the quantile.", ["quantile"]
@@ -41,7 +42,7 @@ RETURNS_DISTANCE: Final = Gauge(
 )
 RETURNS_GAPS: Final = Gauge("valet_returns_gaps", "Gaps that those shares are of.")
 RETURNS_SHIFTS: Final = Gauge(
-    "valet_returns_shifts", "How often predictions stopped fitting since the start."
+    "valet_returns_shifts", "How often a tenant's predictions stopped fitting since the start."
 )
 LEAD: Final = Gauge(
     "valet_lead_seconds", "From a request's first byte to the question for its KV, lately."
@@ -50,7 +51,7 @@ LEAD: Final = Gauge(
 
 def show_foresight(foresight: Foresight) -> None:
     """Show what an engine says of its predictions."""
-    RETURNS_TRUSTED.set(foresight.trusted)
+    RETURNS_DISTRUSTED.set(foresight.distrusted_tenants)
     RETURNS_DISTANCE.set(foresight.ks)
     RETURNS_GAPS.set(foresight.gaps)
     RETURNS_SHIFTS.set(foresight.shifts)

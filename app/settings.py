@@ -257,7 +257,7 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
         park_after=setting("park_after", value.duration, timedelta()),
         pin_share=setting("pin_share", value.share, 0.25),
         prefetch=setting("prefetch", value.switch, True),
-        load_slowdown=setting("load_slowdown", value.share, 0.0),
+        load_slowdown=setting("load_slowdown", value.share, 0.05),
         sessions=setting("sessions", value.switch, True),
         resolve_wait_s=setting("resolve_wait_s", value.seconds, 0.25),
         drain_s=setting("drain_s", value.seconds, 20.0),

@@ -12,7 +12,7 @@ import msgspec
 from cache_tiers.returns.types import Awaits
 from cache_tiers.types import MissReason, SessionKey, Tier
 
-VERSION = 3
+VERSION = 4
 
 
 class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -327,8 +327,8 @@ class Foresight(_Wire, frozen=True):
     """How well returns were predicted, and what the prefetches that followed were good for. Counts
     are since the engine's start."""
 
-    trusted: bool
-    """Whether predictions have fitted lately; while they do not, recency decides."""
+    distrusted_tenants: int
+    """Those whose predictions have not fitted lately; recency decides about their sessions."""
     gaps: int
     """Gaps that ended, and so could be compared with what was predicted."""
     within: dict[str, float]
@@ -337,7 +337,7 @@ class Foresight(_Wire, frozen=True):
     ks: float
     """Kolmogorov-Smirnov distance (0 … 1) of the latest gaps from what was predicted."""
     shifts: int
-    """How often predictions stopped fitting."""
+    """How often a tenant's predictions stopped fitting."""
     prefetched_chunks: int
     used_chunks: int
     """Of ``prefetched_chunks``, those that a request found where they had been brought."""

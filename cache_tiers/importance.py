@@ -22,13 +22,13 @@ where the tier below has them and that is faster; computed at their position oth
 late tokens dearer (``prefill_cost.py``). What is loaded before anybody asks for it
 (``Costs.lead_s``) is no loss: the end of a chain that loads within the lead is worth nothing here.
 
-**Recency** is in the rate, decides among equals, and alone while the predictions do not fit
-(``Returns.trusted``). **Sharing, supersession, pins**: a tier cuts what several sessions hold with
-the last of them, so it is worth what it is worth to whom it is worth most; what a history has left
-behind (``supersession.py``) goes before everything, and what is leased (``pins.py``) after
-everything (``Standing``). On SSD, where segments go whole, the worths of those who share add up
-(``eviction/expectation.py``). **Attention** does not tell chunks of one chain apart: exact
-attention reads them all.
+**Recency** is in the rate, and decides among equals. Of a tenant whose predictions do not fit it is
+the rate (``returns/unknown.py``), and nothing is loaded ahead, for nobody knows when. **Sharing,
+supersession, pins**: a tier cuts what several sessions hold with the last of them, so it is worth
+what it is worth to whom it is worth most; what a history has left behind (``supersession.py``) goes
+before everything, and what is leased (``pins.py``) after everything (``Standing``). On SSD, where
+segments go whole, the worths of those who share add up (``eviction/expectation.py``). **Attention**
+does not tell chunks of one chain apart: exact attention reads them all.
 """
 
 import math
@@ -36,13 +36,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cache_tiers.costs import Costs
+from cache_tiers.returns.rates import EARLY_SHARE, return_rate
 from cache_tiers.returns.types import Outlook, Returns
+from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import SessionKey
 
-_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-"""Of the returns still to come: the ends of the windows over which holding is judged."""
-_SOON_S = 0.1
-"""Returns closer than this are not told apart."""
 _NOT_BACK = 0.3
 """Measured (docs/decisions/0013): with less, more is read and brought up while the link has time;
 with more, more is kept where it has none."""
@@ -61,21 +59,6 @@ _PRICED_S = 1.0
 """Costs are looked at so often."""
 _MOST_CHUNKS = 1 << 24
 """More than any chain has."""
-
-
-def return_rate(outlook: Outlook, away_s: float) -> float:
-    """Returns a second of holding, for a session that has been away for ``away_s``."""
-    best = outlook.hazard(away_s)
-    held_s, since_s, left = 0.0, away_s, 1.0
-    for share in _SHARES:
-        until_s = outlook.quantile(share, away_s)
-        if until_s == math.inf:
-            break
-        alive = 1.0 - share
-        held_s += max(0.0, until_s - since_s) * (left + alive) / 2
-        since_s, left = until_s, alive
-        best = max(best, share / max(held_s, _SOON_S))
-    return min(best, 1 / _SOON_S)
 
 
 def loading_rate(outlook: Outlook, away_s: float, load_s: float) -> float:
@@ -130,11 +113,6 @@ class Importance:
         self._within_lead = 0
         self._priced_until = -math.inf
 
-    @property
-    def trusted(self) -> bool:
-        """Whether to decide by it; else by recency."""
-        return self._returns.trusted
-
     def of(self, session: SessionKey, chunks: int, now: float) -> Worth:
         """Of a session whose chain has so many chunks."""
         known = self._known.get(session)
@@ -161,12 +139,16 @@ class Importance:
             return Worth(needed=needed, until=self._priced_until)
         away_s = max(0.0, now - since)
         loss_s = self._loss_s(reach, chunks)
-        loading = loading_rate(outlook, away_s, loss_s)
         not_back = _NOT_BACK if reach == chunks else 1.0
+        if not self._returns.trusts(session):
+            fresh_s = min(max(_FRESH_S[0], _FRESH_SHARE * away_s), _FRESH_S[1])
+            held = not_back * unknown_rate(away_s)
+            return Worth(held * loss_s / needed, needed=needed, until=now + fresh_s)
+        loading = loading_rate(outlook, away_s, loss_s)
         held = max(loading, not_back * return_rate(outlook, away_s))
         fresh_s = min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s)
         until = now + min(max(_FRESH_S[0], fresh_s), _FRESH_S[1])
-        due_at = since + outlook.quantile(_SHARES[0], away_s) - _until_after(loss_s)
+        due_at = since + outlook.quantile(EARLY_SHARE, away_s) - _until_after(loss_s)
         if now < due_at < until:
             until = due_at
         chunk_s = loss_s / needed

@@ -196,6 +196,6 @@ class MemoryStore:
             standing = self._standing(key)
             if key in stranded and standing is not Standing.PINNED:
                 standing = Standing.SUPERSEDED
-            return standing, useful.get(key, nobodys) if expected.trusted else 0.0
+            return standing, useful.get(key, nobodys)
 
         return worth

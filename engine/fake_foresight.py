@@ -68,7 +68,7 @@ class FakeForesight:
         """How all this went."""
         fit = self._returns.calibration()
         return Foresight(
-            trusted=self._returns.trusted,
+            distrusted_tenants=self._returns.distrusted,
             gaps=fit.gaps,
             within={"10": fit.before_10, "50": fit.before_50, "90": fit.before_90},
             ks=fit.distance,

@@ -34,13 +34,18 @@ def wanted(ratios: dict[str, Any]) -> dict[str, bool | None]:
 
 def main() -> None:
     """Run, print the tables, write the JSON."""
-    options = parser("infinite", __doc__).parse_args()
+    asked = parser("infinite", __doc__)
+    asked.add_argument(
+        "--slowdown", default="0.05", help="VALET_LOAD_SLOWDOWN of both servers (0.05)"
+    )
+    options = asked.parse_args()
     scale = scale_of(options)
     environment = describe()
     live = scale.live_bytes
+    settings = {"VALET_LOAD_SLOWDOWN": options.slowdown}
     tiers = {
-        "infinite": Tiers(ROOMY, int(live * DRAM_SHARE)),
-        "valet": Tiers(int(live * DEVICE_SHARE), int(live * DRAM_SHARE)),
+        "infinite": Tiers(ROOMY, int(live * DRAM_SHARE), settings),
+        "valet": Tiers(int(live * DEVICE_SHARE), int(live * DRAM_SHARE), settings),
     }
     stints = alternate(tiers, scale, options.kept)
     by_server = {name: [s for s in stints if s.server == name] for name in tiers}

@@ -160,7 +160,7 @@ def steady(sessions: list[Session], users: int, seed: int) -> Steady:
     order = dice.sample(sessions, len(sessions))
     model = EmpiricalReturns()
     begun = time.process_time()
-    trusted = [model.trusted for _ in ClosedLoop(model, users, dice).run(order)]
+    trusted = [not model.distrusted for _ in ClosedLoop(model, users, dice).run(order)]
     spent = time.process_time() - begun
     untrusted = 1.0 - statistics.fmean(trusted)
     return Steady(users, seed, len(trusted), model.shifts, untrusted, spent / len(trusted) * 1e6)
@@ -191,7 +191,7 @@ def shift(sessions: list[Session], users: int, seed: int) -> Shift:
     coding = list(loop.run(dice.sample(sessions, len(sessions)), SHIFT_AFTER))
     trusted, service = [], []
     for each in loop.run(customer_service(dice), SHIFT_WATCHED):
-        trusted.append(model.trusted)
+        trusted.append(not model.distrusted)
         service.append(each)
     lost = trusted.index(False) if False in trusted else None
     found = None if lost is None or True not in trusted[lost:] else trusted.index(True, lost)

@@ -22,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
+from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.types import SessionKey
 from load.environment import describe
 from load.report import table, verdict, write_json
@@ -116,8 +117,8 @@ class Run:
     seed: int
     reusable: tuple[int, ...]
     hot: tuple[int, ...]
-    trusted: bool | None
-    """Whether Valet believed its predictions at the end."""
+    shifts: int | None
+    """How often Valet's predictions stopped to fit."""
 
 
 def run(job: tuple[Name, int]) -> Run:
@@ -143,7 +144,7 @@ def run(job: tuple[Name, int]) -> Run:
         seed=seed,
         reusable=windows(outcome.reusable),
         hot=windows(outcome.hot),
-        trusted=None if returns is None else returns.trusted,
+        shifts=returns.shifts if isinstance(returns, EmpiricalReturns) else None,
     )
 
 

@@ -2,9 +2,10 @@
 
 Recorded sessions run in a closed loop, each answer taking as long as the next, through the engine's
 own store (real segments, stand-ins for chunks) and its own predictions; no engine runs, and no
-other tier helps. ``recency`` is told nothing. ``recency, holes`` knows chains, so that what is
-behind a hole goes first. ``importance`` is what the engine does. ``knowing`` is the same with the
-true time of each session's return: what better predictions could give.
+other tier helps. ``recency`` is told nothing. ``recency, valued`` knows chains, what they cost to
+compute and when they were used last, and predicts nothing. ``importance`` is what the engine does.
+``knowing`` is the same with the true time of each session's return: what better predictions could
+give.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import heapq
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -131,33 +132,36 @@ class Knower:
 
     def predicted(self) -> Expectation:
         """As the engine's ``SsdOutlook``."""
-        return self._noted(self._returns.trusted)
+        return self._noted(self._away())
 
-    def holes(self) -> Expectation:
-        return self._noted(False)
+    def last_used(self) -> Expectation:
+        return self._noted({})
 
     def known(self) -> Expectation:
         stakes = []
-        for stake in self._noted(False).stakes:
+        for stake in self._noted({}).stakes:
             left_s = self._returns_s[stake.session] - self.clock.now
             running = stake.session in self._running
             rate = 1 / max(1.0, 0.0 if running else left_s)
             stakes.append(Stake(stake.session, stake.chain, 0, rate))
-        return Expectation(tuple(stakes), self._price, self.clock.now, True)
+        return Expectation(tuple(stakes), self._price, self.clock.now)
 
-    def _noted(self, trusted: bool) -> Expectation:
+    def _away(self) -> dict[SessionKey, Away]:
         away = {}
         for session in self.manifests.sessions():
             since, outlook = self._returns.away_since(session), self._returns.outlook(session)
-            if since is not None and outlook is not None:
+            trusts = self._returns.trusts(session)
+            if since is not None and outlook is not None and trusts:
                 away[session] = Away(outlook, self.clock.now - since)
+        return away
+
+    def _noted(self, away: Mapping[SessionKey, Away]) -> Expectation:
         return Noted(
             manifests=self.manifests,
             away=away,
             running=frozenset(self._running),
             above={},
             price=self._price,
-            trusted=trusted,
             now=self.clock.now,
         ).expectation()
 
@@ -165,7 +169,7 @@ class Knower:
 Expecting = Callable[[Knower], Callable[[], Expectation]]
 ORDERS: Final[dict[str, Expecting | None]] = {
     "recency": None,
-    "recency, holes": lambda knower: knower.holes,
+    "recency, valued": lambda knower: knower.last_used,
     "importance": lambda knower: knower.predicted,
     "knowing": lambda knower: knower.known,
 }

@@ -219,7 +219,9 @@ def main() -> None:
         help="cores that the engine leaves to reading and copying (as it does by itself)",
     )
     parser.add_argument(
-        "--slowdown", default="0", help="VALET_LOAD_SLOWDOWN of the server (0: as fast as it goes)"
+        "--slowdown",
+        default="0.05",
+        help="VALET_LOAD_SLOWDOWN of the server (0.05; 0: loads as fast as they go)",
     )
     parser.add_argument("--quick", action="store_true", help="a shorter session, 1 round")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench/stall.json")

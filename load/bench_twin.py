@@ -7,7 +7,7 @@ on, which tools were called. The simulator runs that trace with the policies tha
 on tiers of the same sizes. Compared are the shares of prompt tokens by the tier in which they were
 when the scheduler asked, and the median time to the first token.
 
-First requests and the ones behind them fill the tiers, there and here, and are not compared.
+Both begin with the sessions on SSD. Their opening turns fill the tiers and are not compared.
 """
 
 import statistics
@@ -47,7 +47,6 @@ TEXTS: Final = (600, 1200, 1800)
 """Words."""
 ROUNDS: Final = 6
 """Of calibration."""
-OPENING_S: Final = 100.0
 PARALLEL_CHUNKS: Final = 32
 """That the server reads at the same time: eight threads, four each."""
 
@@ -107,12 +106,11 @@ def replay(
         chunk_tokens=CHUNK_TOKENS,
     )
     config = SimulationConfig(engine=engine, hardware=hardware, warm_up_turns=warm_up)
-    lead_s = engine.lead(sum(int(line["prompt"]) for line in lines) // len(lines))
-    source = Recorded(own_requests(lines))
-    return simulate(config, source, policies(engine, hardware, lead_s), block_tokens=1)
+    source = Recorded(own_requests(lines), before=1)
+    return simulate(config, source, policies(engine, hardware), block_tokens=1)
 
 
-def policies(engine: EngineModel, hardware: Hardware, lead_s: float) -> Policies:
+def policies(engine: EngineModel, hardware: Hardware) -> Policies:
     """The engine's."""
     returns = EmpiricalReturns()
     above = replace(
@@ -120,7 +118,7 @@ def policies(engine: EngineModel, hardware: Hardware, lead_s: float) -> Policies
     )
     orders, planners = [], []
     for links in (hardware, above):
-        costs = ModelCosts(engine, links, lead_s)
+        costs = ModelCosts(engine, links, engine.fixed_s)
         importance = Importance(returns, costs, chunk_tokens=hardware.chunk_tokens)
         orders.append(ByImportance(importance))
         planners.append(DeadlinePlanner(importance, orders[-1]))
@@ -134,19 +132,20 @@ def policies(engine: EngineModel, hardware: Hardware, lead_s: float) -> Policies
 
 
 def trace_lines(opening: Sequence[Turned], stint: Sequence[Turned]) -> list[dict[str, Any]]:
-    """What a team did, in Valet's own trace format. Pure. Each opening turn, computed from nothing
-    where the server had it on SSD, is given ``OPENING_S``."""
+    """What a team did, in Valet's own trace format. Pure. Each session's first line stands for the
+    turns before the run, of which SSD has what the opening turn found in time."""
     following = {(t.agent, t.number - 1): t.tool for t in stint}
-    first = min(turn.sent for turn in stint)
-    shifted = [replace(t, sent=n * OPENING_S) for n, t in enumerate(opening)]
-    begins = len(opening) * OPENING_S
-    shifted += [replace(turn, sent=begins + turn.sent - first) for turn in stint]
-    return [_line(turn, following.get((turn.agent, turn.number), "")) for turn in shifted]
+    before = [
+        {"session": _session(turn), "prompt": max(1, _reused(turn)), "output": 0}
+        for turn in opening
+    ]
+    turns = (*opening, *stint)
+    return before + [_line(turn, following.get((turn.agent, turn.number), "")) for turn in turns]
 
 
 def _line(turn: Turned, tool: str) -> dict[str, Any]:
     line = {
-        "session": f"agent-{turn.agent}",
+        "session": _session(turn),
         "at": turn.sent,
         "prompt": turn.receipt["prompt_tokens"],
         "output": turn.output_tokens,
@@ -155,6 +154,14 @@ def _line(turn: Turned, tool: str) -> dict[str, Any]:
     }
     change = turn.receipt.get("prefix_change")
     return line | ({"keeps": change["at_token"]} if change else {})
+
+
+def _session(turn: Turned) -> str:
+    return f"agent-{turn.agent}"
+
+
+def _reused(turn: Turned) -> int:
+    return sum(turn.receipt["reused_tokens"].values())
 
 
 def _shares(tokens: Mapping[Place, int]) -> dict[Place, float]:

@@ -81,35 +81,42 @@ class ClosedLoop:
     def run(
         self, sessions: Iterable[Session], most: int | None = None
     ) -> Iterator[tuple[Outlook, float]]:
-        """Each gap's outlook and length in seconds, before the model learns it; ``most`` of them at
-        most. Sessions that are away at the end are forgotten."""
+        """Each gap's length in seconds and the outlook from its beginning, before the model learns
+        it; ``most`` of them at most. Sessions that are away at the end are forgotten."""
         waiting = iter(sessions)
-        turns: list[tuple[float, int, int, Session]] = []
+        coming: list[tuple[float, int, int, Session, Outlook | None]] = []
+        """Ends of answers, and of gaps, whose outlook they have; of each session one."""
         gaps = 0
 
-        def begin(now: float) -> None:
+        def begin(at: float) -> None:
             session = next(waiting, None)
             if session is not None:
                 self._begun += 1
-                heapq.heappush(turns, (now, self._begun, 0, session))
+                answer(at, self._begun, 0, session)
+
+        def answer(at: float, number: int, turn: int, session: Session) -> None:
+            if turn == len(session):
+                begin(at)
+                return
+            ended = at + self._dice.expovariate(1 / ANSWER_S)
+            heapq.heappush(coming, (ended, number, turn, session, None))
 
         for _ in range(self._users):
             begin(self._now + self._dice.expovariate(1 / BEGINS_S))
-        while turns and gaps != most:
-            self._now, number, turn, session = heapq.heappop(turns)
-            key = SessionKey(f"local/{number}")
-            if turn:
-                outlook = self._model.outlook(key)
-                assert outlook is not None
-                yield outlook, session[turn - 1].seconds
+        while coming and gaps != most:
+            self._now, number, turn, session, outlook = heapq.heappop(coming)
+            key, gap = SessionKey(f"local/{number}"), session[turn]
+            if outlook is not None:
+                yield outlook, gap.seconds
                 self._model.returned(key, self._now)
                 gaps += 1
-            if turn == len(session):
-                begin(self._now)
+                answer(self._now, number, turn + 1, session)
                 continue
-            gap, ended = session[turn], self._now + self._dice.expovariate(1 / ANSWER_S)
             end = TurnEnd(session=key, awaits=gap.awaits, tool=gap.tool, turn=turn + 1)
-            self._model.ended(end, ended)
-            heapq.heappush(turns, (ended + gap.seconds, number, turn + 1, session))
-        for _, number, _, _ in (each for each in turns if each[2]):
-            self._model.forget(SessionKey(f"local/{number}"), self._now)
+            self._model.ended(end, self._now)
+            outlook = self._model.outlook(key)
+            assert outlook is not None
+            heapq.heappush(coming, (self._now + gap.seconds, number, turn, session, outlook))
+        for _, number, _, _, outlook in coming:
+            if outlook is not None:
+                self._model.forget(SessionKey(f"local/{number}"), self._now)

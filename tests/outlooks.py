@@ -56,7 +56,7 @@ class FakeReturns:
     """``Returns`` with outlooks set by hand."""
 
     def __init__(self) -> None:
-        self.trusted = True
+        self.distrusted: set[SessionKey] = set()
         self.outlooks: dict[SessionKey, Outlook] = {}
         self.since: dict[SessionKey, float] = {}
 
@@ -76,6 +76,9 @@ class FakeReturns:
 
     def outlook(self, session: SessionKey) -> Outlook | None:
         return self.outlooks.get(session)
+
+    def trusts(self, session: SessionKey) -> bool:
+        return session not in self.distrusted
 
     def away_since(self, session: SessionKey) -> float | None:
         return self.since.get(session)

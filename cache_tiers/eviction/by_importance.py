@@ -36,8 +36,7 @@ _SAME_S = 0.1
 
 class ByImportance:
     """``PrefixPolicy``. First the ends of chains that load within the lead, for they are worth
-    nothing; then whole chains. The least worth first, among equals the longest unused; all by
-    recency, as LRU does, while predictions do not fit.
+    nothing; then whole chains. The least worth first, among equals the longest unused.
 
     One pass over the idle sessions, at most once in a tenth of a second while no turn ends and
     nothing comes.
@@ -98,8 +97,6 @@ class ByImportance:
 
     def _rank(self, now: float) -> _Ranking:
         idle = [(s, chain) for s, chain in self._chains.items() if chain.held and not chain.busy]
-        if not self._importance.trusted:
-            return [(Worth(needed=chain.held), session, chain) for session, chain in idle]
         of = self._importance.of
         ranking = [(of(s, max(chain.chunks, chain.held), now), s, chain) for s, chain in idle]
         ranking.sort(key=lambda each: each[0].held)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cache_tiers.costs import Costs
-from cache_tiers.eviction.unknown import unknown_rate
+from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import ChunkKey, SessionKey
 
 _PRICED_CHUNKS = 1_000
@@ -70,8 +70,6 @@ class Expectation:
     price: Price
     now: float
     """When this was so, in seconds of the store's clock."""
-    trusted: bool
-    """Whether to decide by it; else by recency, what is of no use still going first."""
 
     def of_nobody(self, chunks: int, last_used: float) -> float:
         """What so many chunks of no chain are worth, used last at that time: each as the only one

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cache_tiers.eviction.expectation import Expectation, Price, Stake
-from cache_tiers.eviction.unknown import unknown_rate
-from cache_tiers.importance import return_rate
 from cache_tiers.manifest import LEFT, Manifests
+from cache_tiers.returns.rates import return_rate
 from cache_tiers.returns.types import Outlook
+from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import SessionKey
 
 
@@ -34,21 +34,19 @@ class Noted:
     above: Mapping[SessionKey, int]
     """Leading chunks that tiers above the store have, where that matters (``ChunkStore.torn``)."""
     price: Price
-    trusted: bool
-    """``Returns.trusted``."""
     now: float
     """Seconds of the clock by which the manifests and the store count."""
 
     def expectation(self) -> Expectation:
         """Some 30 µs a session."""
-        return Expectation(tuple(self._stakes()), self.price, self.now, self.trusted)
+        return Expectation(tuple(self._stakes()), self.price, self.now)
 
     def _stakes(self) -> Iterator[Stake]:
         for session in self.manifests.sessions():
             chain = self.manifests.get(session)
             if chain and not session.endswith(LEFT):
-                rate = self._rate(session) if self.trusted else 0.0
-                yield Stake(session, chain, self.above.get(session, 0), rate)
+                above = self.above.get(session, 0)
+                yield Stake(session, chain, above, self._rate(session))
 
     def _rate(self, session: SessionKey) -> float:
         """One whose turn runs is as one whose turn has just ended; where a session is not known to

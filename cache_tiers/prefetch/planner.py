@@ -45,9 +45,6 @@ class DeadlinePlanner:
 
     def plan(self, shortfalls: Iterable[Shortfall], room: int, now: float) -> Plan:
         """See ``Planner``."""
-        if not self._importance.trusted:
-            self._under_way = frozenset()
-            return Plan()
         wanted = []
         next_at = math.inf
         for shortfall in shortfalls:

@@ -108,15 +108,18 @@ class Classes:
             self._history(tenant, name).lasts(place, passed)
         self._make_room()
 
-    def shifted(self) -> None:
-        """What was seen so far says little of what will come."""
-        for widest, tenant in self._tenants.items():
-            kept = {n: h for n, h in tenant.histories.items() if n == widest or _of_session(n)}
-            if widest in kept:
-                kept[widest].shrink(_KEPT_AFTER_SHIFT)
-            self._count += len(kept) - len(tenant.histories)
-            tenant.histories = OrderedDict(kept)
-            tenant.merits = dict.fromkeys(tenant.merits, 0.0)
+    def shifted(self, path: Path) -> None:
+        """What was seen so far of that tenant's gaps says little of what will come."""
+        widest = path[0]
+        tenant = self._tenants.get(widest)
+        if tenant is None:
+            return
+        kept = {n: h for n, h in tenant.histories.items() if n == widest or _of_session(n)}
+        if widest in kept:
+            kept[widest].shrink(_KEPT_AFTER_SHIFT)
+        self._count += len(kept) - len(tenant.histories)
+        tenant.histories = OrderedDict(kept)
+        tenant.merits = dict.fromkeys(tenant.merits, 0.0)
 
     def _tenant(self, path: Path) -> _Tenant:
         if path[0] not in self._tenants:

@@ -8,10 +8,10 @@ from typing import Final
 
 from cache_tiers.returns.classes import Classes, Path, path_of
 from cache_tiers.returns.curve import Curve
-from cache_tiers.returns.fit import Calibration, Fit
+from cache_tiers.returns.fit import Calibration, Fits
 from cache_tiers.returns.prior import GAPS, RATIOS, of_announced, of_gaps
 from cache_tiers.returns.types import Awaits, Outlook, TurnEnd
-from cache_tiers.types import SessionKey
+from cache_tiers.types import SessionKey, tenant_of
 
 _MOST_AWAY: Final = 32_768
 """Sessions that are away and known to be: beyond that, those that left first are forgotten."""
@@ -50,11 +50,11 @@ class EmpiricalReturns:
 
     Of a gap whose length the client announced, the ratio to what was announced is predicted
     instead, by how well the same classes' announcements held before. When predictions stop fitting
-    what happens (``Fit``), what was learned is let go, and ``trusted`` is False until those made
-    from newer gaps fit. Who is still away counts too, and is predicted anew now and then: who never
-    comes back is learned of long before anybody says so. Deterministic. A session takes some 5 KiB;
-    all that is remembered is bounded, by 250 MiB at the worst: tens of thousands away, every gap
-    announced.
+    a tenant's gaps (``Fits``), what was learned of them is let go, and they are not trusted until
+    those made from newer gaps fit. Who is still away counts too, and is predicted anew now and
+    then: who never comes back is learned of long before anybody says so. Deterministic. A session
+    takes some 5 KiB; all that is remembered is bounded, by 265 MiB at the worst: tens of thousands
+    away, every gap announced, a thousand tenants.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class EmpiricalReturns:
         self._due: list[tuple[float, int, SessionKey, _Away]] = []
         """When to look at whom again, the first first; some are back."""
         self._serial = 0
-        self._fit = Fit()
+        self._fits = Fits()
 
     def ended(self, end: TurnEnd, now: float) -> None:
         """See ``Returns``. Of a session that was away already the gap begins anew, and nothing is
@@ -90,10 +90,12 @@ class EmpiricalReturns:
         if away is None:
             return
         gap_s = max(0.0, now - away.since)
-        if self._fit.saw(away.first, gap_s):
+        if self._fits.saw(tenant_of(session), away.first, gap_s):
             for classes in (*self._gaps.values(), *self._ratios.values()):
-                classes.shifted()
-        self._gaps[away.awaits].came_back(away.path, GAPS.bin_of(gap_s), away.passed)
+                classes.shifted(away.path)
+        # A request's first byte counts, and what has passed may have been looked at since.
+        place = max(GAPS.bin_of(gap_s), away.passed)
+        self._gaps[away.awaits].came_back(away.path, place, away.passed)
         if away.unit_s is not None:
             place = RATIOS.bin_of(gap_s / away.unit_s)
             self._ratios[away.awaits].came_back(away.path, place)
@@ -132,24 +134,28 @@ class EmpiricalReturns:
         away = self._away.get(session)
         return None if away is None else away.outlook
 
+    def trusts(self, session: SessionKey) -> bool:
+        """See ``Returns``."""
+        return self._fits.trusts(tenant_of(session))
+
     def away_since(self, session: SessionKey) -> float | None:
         """See ``Returns``."""
         away = self._away.get(session)
         return None if away is None else away.since
 
     @property
-    def trusted(self) -> bool:
-        """See ``Returns``."""
-        return self._fit.trusted
+    def distrusted(self) -> int:
+        """Tenants whose predictions do not fit."""
+        return self._fits.distrusted
 
     @property
     def shifts(self) -> int:
-        """How often predictions stopped to fit."""
-        return self._fit.shifts
+        """How often a tenant's predictions stopped to fit."""
+        return self._fits.shifts
 
     def calibration(self) -> Calibration:
         """How the latest predictions went."""
-        return self._fit.calibration()
+        return self._fits.calibration()
 
 
 def _announced(end: TurnEnd) -> float | None:

@@ -70,12 +70,11 @@ class Returns(Protocol):
         """Of a session that is away; None for others."""
         ...
 
-    def away_since(self, session: SessionKey) -> float | None:
-        """When the gap began; None for a session that is not away."""
+    def trusts(self, session: SessionKey) -> bool:
+        """Whether predictions of its tenant's gaps have fitted lately. While they do not, who
+        decides by them has to go by recency instead (``unknown_rate``)."""
         ...
 
-    @property
-    def trusted(self) -> bool:
-        """Whether predictions have fitted lately. While they do not, who decides by them decides by
-        recency instead."""
+    def away_since(self, session: SessionKey) -> float | None:
+        """When the gap began; None for a session that is not away."""
         ...

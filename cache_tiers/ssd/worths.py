@@ -73,7 +73,7 @@ class Worths:
         """Seconds saved a second by having a segment with so many chunks that are not superseded;
         infinite while that is not known."""
         expected = self._expected
-        if expected is None or not expected.trusted:
+        if expected is None:
             return math.inf
         nobodys = max(0, chunks - self._named[segment])
         return self._worths.get(segment, 0.0) + expected.of_nobody(nobodys, last_used)
@@ -123,7 +123,7 @@ class Worths:
         self._stranded = _by_segment(_stranded(torn.values()))
         self._worths = {}
         expected = self._expected
-        if expected is not None and expected.trusted and self._traces:
+        if expected is not None and self._traces:
             longest = max(len(trace.places) for trace in self._traces.values())
             prices = np.array([expected.price.upto(chunks) for chunks in range(longest + 1)])
             segments, lost = zip(*(t.losses(prices) for t in self._traces.values()), strict=True)

@@ -83,8 +83,10 @@ class Choice:
         self._decodes_since: float | None = None
         """Since when a step that only decodes runs."""
         self._steps = Steps(costs.prefilled)
+        self._sequences = 0
+        """What the step that runs computes anything for."""
         self._busy = False
-        """Whether the step that runs computes anything."""
+        """Whether it does."""
         self._ticked_at = 0.0
         self._disk_busy_s = 0.0
         self._agreed: dict[str, Bargain] = {}
@@ -92,7 +94,7 @@ class Choice:
         self._fills: list[_Timed] = []
         self._try_at = 0.0
         loads.reads_ahead = self._reads_ahead
-        loads.allowance = lambda: self._pace.allowance(decodes=self._busy)
+        loads.allowance = self._allowance
 
     # --- a request is asked about ----------------------------------------------------------------
 
@@ -196,8 +198,11 @@ class Choice:
         self._tick(now)
         moved, under_way = self._loads.take_moved()
         if self._decodes_since is not None:
-            self._pace.stepped(now - self._decodes_since, moved, loads=under_way)
-        self._busy = step.total_num_scheduled_tokens > 0
+            self._pace.stepped(
+                now - self._decodes_since, moved, sequences=self._sequences, loads=under_way
+            )
+        self._sequences = len(step.num_scheduled_tokens)
+        self._busy = self._sequences > 0
         pieces = dict(_pieces(step, states))
         self._decodes_since = now if self._busy and not pieces else None
         self._steps.begin(pieces, computes=self._busy, now=now)
@@ -259,6 +264,11 @@ class Choice:
         for timed in (*self._watched, *self._fills):
             if not timed.stream.held:
                 timed.spent_s += min(passed, now - timed.since)
+
+    def _allowance(self) -> float:
+        """Chunks that loads may move in the step that runs."""
+        compute_s = self._costs.compute_s(0, self._chunk_tokens)
+        return self._pace.allowance(decodes=self._busy, compute_s=compute_s)
 
     def _reads_ahead(self) -> int:
         """Chunks that loads may have under way from SSD: as many as come within half of a read's

@@ -193,7 +193,7 @@ class Foresight:
         """What it was good for so far."""
         fit, brought = self.returns.calibration(), self.planning.brought()
         return hints.Foresight(
-            trusted=self.returns.trusted,
+            distrusted_tenants=self.returns.distrusted,
             gaps=fit.gaps,
             within={"10": fit.before_10, "50": fit.before_50, "90": fit.before_90},
             ks=fit.distance,

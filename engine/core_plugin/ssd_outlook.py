@@ -72,7 +72,6 @@ class SsdOutlook:
             running=frozenset(self._running),
             above={session: self._above(session) for session in torn},
             price=Price.of(self._costs, self._tokens_per_chunk),
-            trusted=self._returns.trusted,
             now=self._wall_clock(),
         )
         ssd.store.expect(noted.expectation)
@@ -81,7 +80,8 @@ class SsdOutlook:
         away = {}
         for session in sessions:
             since, outlook = self._returns.away_since(session), self._returns.outlook(session)
-            if since is not None and outlook is not None:
+            trusts = self._returns.trusts(session)
+            if since is not None and outlook is not None and trusts:
                 away[session] = Away(outlook, max(0.0, now - since))
         return away
 

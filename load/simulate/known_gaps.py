@@ -91,12 +91,11 @@ class KnownGaps:
         away = self._away.get(session)
         return None if away is None else away[0]
 
+    def trusts(self, session: SessionKey) -> bool:  # noqa: ARG002
+        """See ``Returns``."""
+        return True
+
     def away_since(self, session: SessionKey) -> float | None:
         """See ``Returns``."""
         away = self._away.get(session)
         return None if away is None else away[1]
-
-    @property
-    def trusted(self) -> bool:
-        """See ``Returns``."""
-        return True

@@ -84,6 +84,7 @@ class Sessions:
         if session is None:
             session = self.known[visit.session] = Session(visit.session, visit.scope)
             if visit.number:
+                session.turns = visit.number
                 self.chains.place(session, visit.requests[visit.number - 1].runs)
                 if self._limited:
                     self.store(session, 0.0)

@@ -137,7 +137,9 @@ class OpenLoop:
 class Recorded:
     """As ``OpenLoop``, with the whole trace read beforehand."""
 
-    def __init__(self, trace: Iterable[Request]) -> None:
+    def __init__(self, trace: Iterable[Request], *, before: int = 0) -> None:
+        """``before``: so many first turns of each session were before the run, and are on SSD."""
+        self._before = before
         self._visits: dict[str, Visit] = {}
         requests: dict[str, list[Request]] = {}
         for request in trace:
@@ -149,7 +151,10 @@ class Recorded:
 
     def begin(self) -> Iterator[Arrival]:
         """See ``Source``."""
-        arrivals = [(visit.request.at_s, visit) for visit in self._visits.values()]
+        visits = [v for v in self._visits.values() if len(v.requests) > self._before]
+        for visit in visits:
+            visit.number = self._before
+        arrivals = [(visit.request.at_s, visit) for visit in visits]
         yield from sorted(arrivals, key=lambda arrival: arrival[0])
 
     def answered(self, visit: Visit, now: float) -> Iterable[Arrival]:

@@ -46,22 +46,20 @@ def get(store: ChunkStore, *numbers: int) -> list[ReadOutcome]:
     return outcomes
 
 
-def expect(store: ChunkStore, *stakes: Stake, trusted: bool = True) -> None:
+def expect(store: ChunkStore, *stakes: Stake) -> None:
     """Every chunk costs a second."""
-    store.expect(lambda: Expectation(stakes, Price(1.0, 0.0), 1_000_000.0, trusted))
+    store.expect(lambda: Expectation(stakes, Price(1.0, 0.0), 1_000_000.0))
 
 
 def stake(session: str, *numbers: int, rate: float = 0.01, above: int = 0) -> Stake:
     return Stake(SessionKey(session), tuple(key(n) for n in numbers), above, rate)
 
 
-def put_until_some_go(
-    store: ChunkStore, *watched: int, stakes: Sequence[Stake], trusted: bool = True
-) -> None:
+def put_until_some_go(store: ChunkStore, *watched: int, stakes: Sequence[Stake]) -> None:
     """Chunks that are worth more than any, until one of those watched is gone."""
     for number in range(1000, 1060):
         wanted = stake("t/wanted", *range(1000, number + 1), rate=100.0)
-        expect(store, *stakes, wanted, trusted=trusted)
+        expect(store, *stakes, wanted)
         put(store, number)
         if not all(store.contains(key(n)) for n in watched):
             return
@@ -217,14 +215,13 @@ class SoundPromises(Promises):
         put_until_some_go(store, *range(20), *range(100, 120), stakes=stakes)
         assert all(store.contains(key(n)) for n in range(20))
 
-    @pytest.mark.parametrize("trusted", [True, False])
-    def test_what_is_behind_a_hole_goes_first(self, store: ChunkStore, trusted: bool) -> None:
+    def test_what_is_behind_a_hole_goes_first(self, store: ChunkStore) -> None:
         put(store, *range(200, 220))
         put(store, *range(20))
         store.delete([key(0)])
         stakes = [stake("t/a", *range(20), rate=5.0), stake("t/b", *range(200, 220))]
         watched = (*range(200, 220), *range(1, 20))
-        put_until_some_go(store, *watched, stakes=stakes, trusted=trusted)
+        put_until_some_go(store, *watched, stakes=stakes)
         assert all(store.contains(key(n)) for n in range(200, 220))
         assert store.torn == (SessionKey("t/a"),)
 
@@ -233,10 +230,10 @@ class SoundPromises(Promises):
         put(store, *range(20))
         stakes = [stake("t/a", *range(20)), stake("t/b", *range(200, 220))]
         store.delete([key(0)])
-        expect(store, *stakes, trusted=False)
+        expect(store, *stakes)
         put(store, 0)
         watched = (*range(200, 220), *range(20))
-        put_until_some_go(store, *watched, stakes=stakes, trusted=False)
+        put_until_some_go(store, *watched, stakes=stakes)
         assert all(store.contains(key(n)) for n in range(20))
         assert store.torn == ()
 
@@ -246,15 +243,14 @@ class SoundPromises(Promises):
         store.delete([key(0)])
         stakes = [stake("t/a", *range(20), above=1), stake("t/b", *range(200, 220))]
         watched = (*range(200, 220), *range(1, 20))
-        put_until_some_go(store, *watched, stakes=stakes, trusted=False)
+        put_until_some_go(store, *watched, stakes=stakes)
         assert all(store.contains(key(n)) for n in range(1, 20))
 
-    @pytest.mark.parametrize("trusted", [True, False])
-    def test_no_end_is_left_without_its_beginning(self, store: ChunkStore, trusted: bool) -> None:
+    def test_no_end_is_left_without_its_beginning(self, store: ChunkStore) -> None:
         chains = [range(start, start + 20) for start in range(0, 100, 20)]
         for number, chain in enumerate(chains):
             stakes = [stake(f"t/{n}", *chain, rate=9.0 - n) for n, chain in enumerate(chains)]
-            expect(store, *stakes[:number], trusted=trusted)
+            expect(store, *stakes[:number])
             put(store, *chain)
         gone = store.stats().evicted_chunks
         assert gone > 0

@@ -131,15 +131,14 @@ class StoreMachine(RuleBasedStateMachine):
             max_size=3,
             unique_by=lambda stake: stake[0],
         ),
-        trusted=st.booleans(),
     )
-    def expect(self, stakes: list[tuple[SessionKey, list[int], int, float]], trusted: bool) -> None:
+    def expect(self, stakes: list[tuple[SessionKey, list[int], int, float]]) -> None:
         told = tuple(
             Stake(session, tuple(key(session, n) for n in numbers), above, rate)
             for session, numbers, above, rate in stakes
         )
         self.unneeded.update(key for stake in told for key in stake.chain)
-        self.store.expect(lambda: Expectation(told, Price(1.0, 0.1), self.now, trusted))
+        self.store.expect(lambda: Expectation(told, Price(1.0, 0.1), self.now))
 
     @rule(
         numbers=st.lists(NUMBERS, max_size=12), session=OWNERS, standing=st.sampled_from(Standing)

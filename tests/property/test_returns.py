@@ -127,7 +127,7 @@ class ReturnsMachine(RuleBasedStateMachine):
             assert own is not None
             assert other is not None
             assert own.quantile(0.3, 1.0) == other.quantile(0.3, 1.0)
-        assert self.returns.trusted == self.twin.trusted
+        assert self.returns.distrusted == self.twin.distrusted
 
     @invariant()
     def reports_make_sense(self) -> None:
@@ -135,7 +135,7 @@ class ReturnsMachine(RuleBasedStateMachine):
         assert report.gaps == min(self.came_back, 200)
         assert 0 <= report.before_10 <= report.before_50 <= report.before_90 <= 1
         assert 0 <= report.distance <= 1
-        assert self.returns.shifts > 0 or self.returns.trusted
+        assert self.returns.shifts > 0 or not self.returns.distrusted
 
 
 TestReturns = ReturnsMachine.TestCase

@@ -153,10 +153,9 @@ class TiersMachine(RuleBasedStateMachine):
     def unpin(self, session: SessionKey, tier: Tier | None) -> None:
         self.sessions.standings.pins.unpin(session, tier)
 
-    @rule(session=SESSIONS, rate=st.sampled_from([0.001, 0.1, 10.0]), trusted=st.booleans())
-    def foresee(self, session: SessionKey, rate: float, trusted: bool) -> None:
+    @rule(session=SESSIONS, rate=st.sampled_from([0.001, 0.1, 10.0]))
+    def foresee(self, session: SessionKey, rate: float) -> None:
         self.told_at += TOLD_EVERY_S
-        self.returns.trusted = trusted
         self.returns.expect(session, Steady(rate), since=self.told_at)
         self.outlook.poll(self.told_at)
 

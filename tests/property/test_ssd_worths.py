@@ -41,7 +41,7 @@ class WorthsMachine(RuleBasedStateMachine):
         self.places: dict[ChunkKey, int] = {}
         self.stakes: dict[SessionKey, Stake] = {}
         self.page = 0
-        self.tell(True)
+        self.tell()
 
     def put(self, key: ChunkKey, segment: int) -> None:
         self.page += 1
@@ -54,7 +54,7 @@ class WorthsMachine(RuleBasedStateMachine):
         for key in chain_of(text):
             if key not in self.places:
                 self.put(key, segment)
-        self.tell(self.trusted)
+        self.tell()
 
     @rule(segment=SEGMENTS)
     def lose_segment(self, segment: int) -> None:
@@ -86,17 +86,16 @@ class WorthsMachine(RuleBasedStateMachine):
     )
     def turn(self, session: SessionKey, text: str, above: int, rate: float) -> None:
         self.stakes[session] = Stake(session, chain_of(text), above, rate)
-        self.tell(self.trusted)
+        self.tell()
 
     @rule(session=st.sampled_from(SESSIONS))
     def drop(self, session: SessionKey) -> None:
         self.stakes.pop(session, None)
-        self.tell(self.trusted)
+        self.tell()
 
-    @rule(trusted=st.booleans())
-    def tell(self, trusted: bool) -> None:
-        self.trusted = trusted
-        self.expected = Expectation(tuple(self.stakes.values()), PRICE, 0.0, trusted)
+    @rule()
+    def tell(self) -> None:
+        self.expected = Expectation(tuple(self.stakes.values()), PRICE, 0.0)
         self.worths.tell(lambda expected=self.expected: expected)
         self.worths.settle()
 
@@ -115,7 +114,7 @@ class WorthsMachine(RuleBasedStateMachine):
         self.worths.settle()
         for segment in range(1, 5):
             worth = self.worths.of(segment, chunks=0, last_used=-math.inf)
-            assert worth == (pytest.approx(self.lost(segment)) if self.trusted else math.inf)
+            assert worth == pytest.approx(self.lost(segment))
 
     def lost(self, segment: int) -> float:
         worth = 0.0

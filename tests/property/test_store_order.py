@@ -33,7 +33,6 @@ class Turn:
     rate: float
     above: int
     standing: Standing
-    trusted: bool
     tells: bool
 
 
@@ -45,7 +44,6 @@ TURNS = st.lists(
         st.floats(0, 10),
         st.integers(0, 2),
         st.sampled_from([Standing.ORDINARY] * 3 + list(Standing)),
-        st.booleans(),
         st.booleans(),
     ),
     max_size=25,
@@ -74,7 +72,7 @@ class Replay:
         stake = Stake(SessionKey(turn.session), chain, turn.above, turn.rate)
         self.stakes[turn.session] = stake
         if turn.tells:
-            told = Expectation(tuple(self.stakes.values()), Price(1.0, 0.1), 0.0, turn.trusted)
+            told = Expectation(tuple(self.stakes.values()), Price(1.0, 0.1), 0.0)
             self.expected = told
             self.store.expect(lambda: told)
         self.put(chain, turn.session)

@@ -11,9 +11,9 @@ from cache_tiers.hints import Foresight
 from engine.fake import FakeEngine
 
 
-def _foresight(*, trusted: bool) -> Foresight:
+def _foresight(*, distrusted: int) -> Foresight:
     return Foresight(
-        trusted=trusted,
+        distrusted_tenants=distrusted,
         gaps=200,
         within={"10": 0.125, "50": 0.5, "90": 0.875},
         ks=0.25,
@@ -37,17 +37,17 @@ async def _scraped(r: Running) -> dict[str, float]:
     return {name: float(value) for name, value in (line.split() for line in lines)}
 
 
-@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("distrusted", [0, 2])
 async def test_predictions_are_shown(
-    run: Run, monkeypatch: pytest.MonkeyPatch, trusted: bool
+    run: Run, monkeypatch: pytest.MonkeyPatch, distrusted: int
 ) -> None:
     async def foresight(_: FakeEngine) -> Foresight:
-        return _foresight(trusted=trusted)
+        return _foresight(distrusted=distrusted)
 
     monkeypatch.setattr(FakeEngine, "foresight", foresight)
     async with run() as r:
         assert await _scraped(r) == {
-            "valet_returns_trusted": float(trusted),
+            "valet_returns_distrusted_tenants": float(distrusted),
             'valet_returns_within{quantile="0.1"}': 0.125,
             'valet_returns_within{quantile="0.5"}': 0.5,
             'valet_returns_within{quantile="0.9"}': 0.875,
@@ -67,7 +67,7 @@ async def test_scrapes_that_come_together_ask_the_engine_once(
         nonlocal asked
         asked += 1
         await go.wait()
-        return _foresight(trusted=True)
+        return _foresight(distrusted=0)
 
     monkeypatch.setattr(FakeEngine, "foresight", foresight)
     monkeypatch.setattr("app.scrape.WAIT_S", 0)
@@ -79,4 +79,4 @@ async def test_scrapes_that_come_together_ask_the_engine_once(
 async def test_without_an_engine_the_rest_is_shown(run: Run) -> None:
     async with run() as r:
         r.engine.die()
-        assert "valet_returns_trusted" in await _scraped(r)
+        assert "valet_returns_distrusted_tenants" in await _scraped(r)

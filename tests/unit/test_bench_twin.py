@@ -41,8 +41,9 @@ def _receipt(prompt: int, prefetched: int = 0, **reused: int) -> dict[str, Any]:
 
 
 def _work() -> tuple[list[Turned], list[Turned]]:
-    """Two agents; the second rewrites its history at last."""
-    opening = [_turn(n, 2, n * 1.0, 1000, tool="") for n in range(2)]
+    """Two agents, whose sessions are on SSD; the second rewrites its history at last."""
+    receipt = _receipt(1000, ssd=768)
+    opening = [_turn(n, 2, n * 1.0, 1000, tool="", receipt=receipt) for n in range(2)]
     stint = [
         _turn(0, 3, 50.0, 1050, tool=""),
         _turn(1, 3, 55.0, 1050, tool=""),
@@ -55,14 +56,21 @@ def _work() -> tuple[list[Turned], list[Turned]]:
 
 def test_a_trace_has_what_was_done() -> None:
     lines = trace_lines(*_work())
-    assert [line["at"] for line in lines] == [0, 100, 200, 205, 210, 216]
+    before, lines = lines[:2], lines[2:]
+    assert [(line["session"], line["prompt"]) for line in before] == [
+        ("agent-0", 768),
+        ("agent-1", 768),
+    ]
+    assert [line["at"] for line in lines] == [0, 1, 50, 55, 60, 66]
     assert [line["prompt"] for line in lines] == [1000, 1000, 1050, 1050, 1100, 500]
     assert [line["tool"] for line in lines] == ["", "", "search", "search", "", ""]
     assert [line["awaits"] for line in lines] == ["person"] * 2 + ["tool"] * 2 + ["person"] * 2
     assert [line.get("keeps") for line in lines] == [None] * 5 + [400]
-    requests = list(own_requests(lines))
-    assert requests[2].runs[0] == (requests[0].runs[0][0], 1010)
-    assert sum(count for _, count in requests[5].runs) == 500
+    requests = list(own_requests([*before, *lines]))
+    assert requests[2].runs[0] == (requests[0].runs[0][0], 768)
+    assert requests[4].runs[0] == (requests[2].runs[0][0], 768)
+    assert sum(count for _, count in requests[4].runs[:2]) >= 1010
+    assert sum(count for _, count in requests[7].runs) == 500
 
 
 def test_prefetched_tokens_were_at_hand() -> None:

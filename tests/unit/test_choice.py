@@ -301,10 +301,10 @@ def test_loads_are_paced_by_what_steps_beside_them_took(bench: Bench) -> None:
         bench.step(now, r=(9, 10))
         assert bench.loads.allowance() < math.inf
         bench.loads.moved = 10 if number % 2 else 0
-        now += 0.065 if number % 2 else 0.04
+        now += 0.05 if number % 2 else 0.04
     bench.step(now, r=(9, 10))
     allowed = sum(bench.loads.allowance() for _ in range(10))
-    assert allowed == pytest.approx(10 * 0.05 * 0.04 / 0.0025, abs=1), "2.5 ms a chunk"
+    assert allowed == pytest.approx(10 * 0.05 * 0.04 / 0.001, abs=1), "1 ms a chunk"
     bench.step(now + 1.0)
     assert bench.loads.allowance() == math.inf, "nobody is answered"
 

@@ -18,7 +18,7 @@ HINTS: list[hints.Hint] = [
     hints.Poll(),
 ]
 FORESIGHT = hints.Foresight(
-    trusted=True,
+    distrusted_tenants=1,
     gaps=3,
     within={"10": 0.1, "50": 0.5, "90": 1.0},
     ks=0.2,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cache_tiers.importance import Importance, loading_rate, return_rate
+from cache_tiers.importance import Importance, loading_rate
+from cache_tiers.returns.rates import return_rate
 from cache_tiers.types import SessionKey
 from tests.outlooks import FakeCosts, FakeReturns, Never, Sharp, Steady
 

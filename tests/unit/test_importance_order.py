@@ -7,7 +7,7 @@ from cache_tiers.eviction.prefix_policy import Cut
 from cache_tiers.importance import Importance
 from cache_tiers.types import SessionKey
 from tests.contract.test_prefix_policies import Promises
-from tests.outlooks import FakeCosts, FakeReturns, Steady
+from tests.outlooks import FakeCosts, FakeReturns, Sharp, Steady
 
 A, B, C = SessionKey("t/a"), SessionKey("t/b"), SessionKey("t/c")
 
@@ -58,12 +58,19 @@ def test_what_has_a_turn_under_way_or_holds_nothing_does_not_go() -> None:
     assert list(policy.victims(5.0)) == []
 
 
-def test_recency_alone_decides_while_predictions_do_not_fit() -> None:
+def test_recency_decides_about_those_whose_predictions_do_not_fit() -> None:
     returns = FakeReturns()
-    returns.expect(A, Steady(0.1))
-    returns.trusted = False
-    policy = order(returns, FakeCosts(chunk_s=0.01, lead_s=0.07))
-    assert list(policy.victims(3.0)) == [Cut(A, 0), Cut(B, 0), Cut(C, 0)]
+    for session, since in ((A, 0.0), (B, 1.0), (C, 2.0)):
+        returns.expect(session, Sharp(since + 3.0), since)
+    assert next(iter(order(returns).victims(300.0))).session is A
+    returns.expect(A, Steady(9.0))
+    returns.distrusted = {A, B, C}
+    assert list(order(returns).victims(300.0)) == [Cut(A, 0), Cut(B, 0), Cut(C, 0)]
+    returns.expect(B, Steady(9.0), 1.0)
+    returns.distrusted = {A, C}
+    assert list(order(returns).victims(300.0)) == [Cut(A, 0), Cut(C, 0), Cut(B, 0)]
+    returns.expect(B, Steady(1e-9), 1.0)
+    assert list(order(returns).victims(300.0)) == [Cut(B, 0), Cut(A, 0), Cut(C, 0)]
 
 
 def test_a_rate_is_worked_out_once_for_many_calls() -> None:

@@ -115,8 +115,12 @@ def test_a_chain_that_loads_within_the_lead_is_left_where_it_is() -> None:
     assert tier.planner.plan([short, long], 99, 1.0).fetches == [Fetch(B, 20)]
 
 
-def test_nothing_is_fetched_while_predictions_do_not_fit() -> None:
+def test_nothing_is_fetched_for_those_whose_predictions_do_not_fit() -> None:
     tier = Tier()
     tier.returns.expect(A, Steady(0.1))
-    tier.returns.trusted = False
-    assert tier.planner.plan([tier.idle(A, 10, 0)], 99, 1.0) == Plan()
+    tier.returns.expect(B, Steady(0.1))
+    tier.returns.distrusted = {A}
+    shortfalls = [tier.idle(A, 10, 0), tier.idle(B, 10, 0)]
+    assert tier.planner.plan(shortfalls, 99, 1.0).fetches == [Fetch(B, 10)]
+    tier.returns.distrusted = {A, B}
+    assert tier.planner.plan(shortfalls, 99, 60.0).fetches == []

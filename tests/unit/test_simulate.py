@@ -389,7 +389,6 @@ def test_gaps_that_are_known_are_those_of_the_trace() -> None:
     assert known.away_since(session) == 7.0
     assert known.outlook(session) is gaps.own["a", Awaits.TOOL]
     assert known.outlook(stranger) is tool
-    assert known.trusted
     known.returned(session, 9.0)
     known.forget(stranger, 9.0)
     assert known.away_since(session) is None

@@ -389,3 +389,11 @@ def test_what_was_recorded_is_known_beforehand() -> None:
     assert a.upcoming is not None
     assert list(loop.answered(a, 6.0)) == [(9.0, a)]
     assert list(loop.answered(a, 10.0)) == []
+
+
+def test_turns_before_a_recorded_run_are_not_run() -> None:
+    trace = [asked("a", 0.0), asked("b", 0.0), asked("a", 9.0), asked("a", 20.0)]
+    loop = Recorded(trace, before=1)
+    ((at, visit),) = loop.begin()
+    assert (at, visit.number, visit.request) == (9.0, 1, trace[2])
+    assert [at for at, _ in loop.answered(visit, 12.0)] == [20.0]

@@ -6,9 +6,9 @@ import pytest
 
 from cache_tiers.eviction.expectation import Expectation, Price, Stake
 from cache_tiers.eviction.noted import Away, Noted
-from cache_tiers.eviction.unknown import unknown_rate
 from cache_tiers.manifest import LEFT, Manifests
 from cache_tiers.returns.types import Outlook
+from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import ChunkKey, SessionKey
 from tests.outlooks import FakeCosts, Never, Sharp, Steady
 
@@ -18,7 +18,7 @@ CHAIN = tuple(ChunkKey(bytes([n])) for n in range(6))
 
 
 def expectation(*stakes: Stake, price: Price = EVEN, now: float = 0.0) -> Expectation:
-    return Expectation(stakes, price, now, trusted=True)
+    return Expectation(stakes, price, now)
 
 
 @pytest.mark.parametrize("late_s", [0.0, 1e-5])
@@ -74,7 +74,7 @@ class Book:
         self.manifests.replace(SessionKey(session), CHAIN[:chunks])
 
     def rates(
-        self, away: dict[SessionKey, Outlook], *running: SessionKey, trusted: bool = True
+        self, away: dict[SessionKey, Outlook], *running: SessionKey
     ) -> dict[SessionKey, float]:
         noted = Noted(
             manifests=self.manifests,
@@ -82,11 +82,10 @@ class Book:
             running=frozenset(running),
             above={A: 1},
             price=EVEN,
-            trusted=trusted,
             now=1000.0,
         )
         told = noted.expectation()
-        assert (told.now, told.trusted, told.price) == (1000.0, trusted, EVEN)
+        assert (told.now, told.price) == (1000.0, EVEN)
         assert [stake.above for stake in told.stakes] == [
             int(stake.session == A) for stake in told.stakes
         ]
@@ -124,9 +123,3 @@ def test_what_was_left_behind_is_at_nobodys_stake_and_what_was_put_aside_is() ->
     book.hold(990.0, A + "\0aside", chunks=1)
     book.hold(990.0, B, chunks=0)
     assert book.rates({A: Steady(0.5)}).keys() == {A, A + "\0aside"}
-
-
-def test_while_predictions_do_not_fit_there_are_no_rates() -> None:
-    book = Book()
-    book.hold(0.0, A)
-    assert book.rates({A: Steady(0.5)}, trusted=False) == {A: 0.0}

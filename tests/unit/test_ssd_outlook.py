@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from cache_tiers.eviction.expectation import Expectation, MakeExpectation
-from cache_tiers.eviction.unknown import unknown_rate
 from cache_tiers.manifest import Manifests
+from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import ChunkKey, SessionKey
 from engine.core_plugin.ssd_outlook import MOST_TORN, NEAR, TOLD_EVERY_S, SsdOutlook
 from tests.outlooks import FakeCosts, FakeReturns, Steady
@@ -141,11 +141,18 @@ def test_who_is_away_who_runs_and_of_whom_nothing_is_known(bench: Bench) -> None
     bench.returns.expect(A, Steady(0.25), since=90.0)
     bench.running.add(B)
     told = bench.told()
-    assert (told.trusted, told.now) == (True, EPOCH)
+    assert told.now == EPOCH
     assert told.price.upto(10) == pytest.approx(0.16)
     assert [stake.chain for stake in told.stakes] == [tuple(chain(s)) for s in (A, B, C)]
     rates = {stake.session: stake.rate for stake in told.stakes}
     assert rates == pytest.approx({A: 0.25, B: unknown_rate(0.0), C: unknown_rate(60.0)}, rel=0.01)
+
+
+def test_who_is_not_predicted_rightly_is_as_if_nothing_were_known(bench: Bench) -> None:
+    bench.returns.expect(A, Steady(0.25), since=90.0)
+    bench.returns.distrusted = {A}
+    rates = {stake.session: stake.rate for stake in bench.told().stakes}
+    assert rates[A] == rates[C] == pytest.approx(unknown_rate(60.0), rel=0.01)
 
 
 def test_what_was_told_does_not_change_with_what_happens_next(bench: Bench) -> None:
@@ -155,11 +162,6 @@ def test_what_was_told_does_not_change_with_what_happens_next(bench: Bench) -> N
     bench.running.add(A)
     rates = [stake.rate for stake in bench.store.told[0]().stakes]
     assert rates[0] == pytest.approx(0.25, rel=0.01)
-
-
-def test_while_predictions_do_not_fit_it_says_so(bench: Bench) -> None:
-    bench.returns.trusted = False
-    assert not bench.told().trusted
 
 
 def test_what_tiers_above_have_of_torn_sessions(bench: Bench) -> None:

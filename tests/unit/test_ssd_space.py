@@ -170,7 +170,7 @@ def test_what_is_behind_a_hole_is_not_copied(bench: Bench) -> None:
     bench.put(*range(8))
     torn = Stake(SessionKey("t/a"), (key(-1), *map(key, range(7))), 0, rate=9.0)
     whole = Stake(SessionKey("t/b"), (key(7),), 0, rate=9.0)
-    told = Expectation((torn, whole), Price(1.0, 0.0), bench.now, trusted=True)
+    told = Expectation((torn, whole), Price(1.0, 0.0), bench.now)
     store.expect(lambda: told)
     number = 100
     while store.contains(key(0)):

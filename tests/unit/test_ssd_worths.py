@@ -48,8 +48,8 @@ class Bench:
             assert key
             self.worths.left(extent.segment)
 
-    def expect(self, *stakes: Stake, price: Price = EVEN, trusted: bool = True) -> None:
-        self.worths.tell(lambda: Expectation(stakes, price, NOW, trusted))
+    def expect(self, *stakes: Stake, price: Price = EVEN) -> None:
+        self.worths.tell(lambda: Expectation(stakes, price, NOW))
 
     def of(self, segment: int) -> float:
         """Its chunks of nobody are forgotten by all."""
@@ -71,10 +71,8 @@ def stake(session: SessionKey, letters: str, rate: float = 1.0, above: int = 0) 
     return Stake(session, chain(letters), above, rate)
 
 
-def test_before_anything_was_told_and_while_it_is_not_trusted_nothing_is_known() -> None:
+def test_before_anything_was_told_nothing_is_known() -> None:
     bench = Bench("ab")
-    assert bench.of(1) == math.inf
-    bench.expect(stake(A, "ab"), trusted=False)
     assert bench.of(1) == math.inf
 
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from cache_tiers.importance import return_rate
 from cache_tiers.returns.curve import Curve
 from cache_tiers.returns.prior import GAPS, of_gaps
+from cache_tiers.returns.rates import return_rate
 from cache_tiers.returns.types import Awaits
 
 _TOOLS: Final = 0.86
