@@ -91,7 +91,7 @@ def test_who_knows_keeps_the_most(tmp_path: Path) -> None:
             store.close()
     most, _ = replay(turns, None, None, PRICE, Clock())
     assert max(found, key=lambda order: found[order]) == "knowing"
-    assert found["recency"] < found["recency, valued"] < most
+    assert found["recency"] < found["importance"] < found["knowing"] < most
 
 
 def test_a_table() -> None:

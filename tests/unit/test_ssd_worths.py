@@ -93,7 +93,7 @@ def test_sessions_that_share_a_segment_add_up() -> None:
 def test_what_is_nobodys_is_judged_by_recency_once_however_many_hold_the_rest() -> None:
     bench = Bench("abzzz")
     bench.write(1, "uvw")
-    told = Expectation((stake(A, "ab"), stake(B, "ab")), EVEN, NOW, True)
+    told = Expectation((stake(A, "ab"), stake(B, "ab")), EVEN, NOW)
     bench.worths.tell(lambda: told)
     bench.worths.settle()
     assert bench.index.live(1)[0] == 6
@@ -115,7 +115,7 @@ def test_what_is_expected_is_asked_for_once_when_it_is_needed() -> None:
 
     def make() -> Expectation:
         asked.append(1)
-        return Expectation((stake(A, "a"),), EVEN, NOW, True)
+        return Expectation((stake(A, "a"),), EVEN, NOW)
 
     bench.worths.tell(make)
     assert not asked
