@@ -35,7 +35,7 @@ from load.simulate.source import Arrival, Visit
 from load.traces import own_requests
 
 USERS: Final = 32
-SEEDS: Final = 12
+SEEDS: Final = 24
 QUICK_SEEDS: Final = 2
 SHIFT_AT: Final = 3000
 """Turns answered before the shift."""
