@@ -13,7 +13,7 @@ windows contribute the more, the more was moved in them. Old windows fade. No st
 than twice the median, so that one which something else made long changes little.
 
 A load that is spread like this takes longer, and costs others the same time in all, in smaller
-parts. A device that copies by itself loses nothing to loads, and its loads are not limited.
+parts. Where nothing is lost to loads, they are not limited.
 """
 
 import math

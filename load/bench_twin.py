@@ -47,6 +47,8 @@ TEXTS: Final = (600, 1200, 1800)
 """Words."""
 ROUNDS: Final = 6
 """Of calibration."""
+STINT_S: Final = 200.0
+"""A round. In fewer turns server and twin differ by more, by chance."""
 PARALLEL_CHUNKS: Final = 32
 """That the server reads at the same time: eight threads, four each."""
 
@@ -183,6 +185,8 @@ def wanted(differences: Mapping[str, float]) -> dict[str, bool | None]:
 def main() -> None:
     """Run both, print the tables, write the JSON."""
     options = parser("twin", __doc__).parse_args()
+    if not options.quick and options.seconds is None:
+        options.seconds = STINT_S
     scale = scale_of(options)
     # Traces do not say what clients announced.
     scale = replace(scale, pace=replace(scale.pace, announced=0.0))

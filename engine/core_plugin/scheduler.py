@@ -87,7 +87,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             chunk_tokens=self.tokens_per_chunk,
             groups=len(self.config.kv_group_configs),
             workers=self.config.num_workers,
-            pace=Pace(spec.extra_config["load_slowdown"] or None),
+            pace=Pace(spec.load_slowdown),
         )
         self.foresight = Foresight(
             self.manager,

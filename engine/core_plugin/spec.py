@@ -60,6 +60,12 @@ class ValetSpec(TieringOffloadingSpec):
                 f"give it at least {MINIMUM_DRAM_CHUNKS * self.kv_bytes_per_chunk} bytes"
             )
 
+    @property
+    def load_slowdown(self) -> float | None:
+        """By how much of itself a step may take longer beside loads; None for any. An accelerator
+        copies by itself, and its steps lose nothing to loads."""
+        return self.extra_config["load_slowdown"] or None if current_platform.is_cpu() else None
+
     def get_manager(self) -> TierManager:
         """The scheduler side's manager; made once."""
         if self._manager is None:

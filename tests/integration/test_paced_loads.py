@@ -4,9 +4,12 @@ import time
 from itertools import count
 from pathlib import Path
 
+import pytest
+
 from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import AHEAD_STEPS, Loads
 from engine.core_plugin.manager import CHUNKS_PER_READ
+from engine.core_plugin.spec import ValetSpec
 from tests.integration.test_tier_manager import Tiers, key
 
 CHUNKS = 24
@@ -47,3 +50,15 @@ def test_a_load_is_spread_over_steps(tmp_path: Path) -> None:
     # Reads go in pieces of so many chunks.
     assert max(ahead) < CHUNKS_PER_READ + AHEAD_STEPS * ALLOWED + CHUNKS_PER_READ
     assert any(held)
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "setting", "share"), [(True, 0.05, 0.05), (True, 0.0, None), (False, 0.05, None)]
+)
+def test_loads_are_spread_only_where_the_engine_computes_on_the_processors(
+    monkeypatch: pytest.MonkeyPatch, on_cpu: bool, setting: float, share: float | None
+) -> None:
+    monkeypatch.setattr("engine.core_plugin.spec.current_platform.is_cpu", lambda: on_cpu)
+    spec = ValetSpec.__new__(ValetSpec)
+    spec.extra_config = {"load_slowdown": setting}
+    assert spec.load_slowdown == share
