@@ -75,6 +75,10 @@ def _until_after(load_s: float) -> float:
     return load_s * (1 + _AFTER_SHARE) + _AFTER_S
 
 
+def _fresh_s(wanted_s: float) -> float:
+    return min(max(_FRESH_S[0], wanted_s), _FRESH_S[1])
+
+
 class Worth(NamedTuple):
     """Of one session's chunks to a tier, for a while."""
 
@@ -141,13 +145,12 @@ class Importance:
         loss_s = self._loss_s(reach, chunks)
         not_back = _NOT_BACK if reach == chunks else 1.0
         if not self._returns.trusts(session):
-            fresh_s = min(max(_FRESH_S[0], _FRESH_SHARE * away_s), _FRESH_S[1])
             held = not_back * unknown_rate(away_s)
-            return Worth(held * loss_s / needed, needed=needed, until=now + fresh_s)
+            until = now + _fresh_s(_FRESH_SHARE * away_s)
+            return Worth(held * loss_s / needed, needed=needed, until=until)
         loading = loading_rate(outlook, away_s, loss_s)
         held = max(loading, not_back * return_rate(outlook, away_s))
-        fresh_s = min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s)
-        until = now + min(max(_FRESH_S[0], fresh_s), _FRESH_S[1])
+        until = now + _fresh_s(min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s))
         due_at = since + outlook.quantile(EARLY_SHARE, away_s) - _until_after(loss_s)
         if now < due_at < until:
             until = due_at

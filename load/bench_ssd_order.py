@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from cache_tiers.eviction.expectation import Expectation, Price, Stake
-from cache_tiers.eviction.noted import Away, Noted
+from cache_tiers.eviction.noted import Away, Noted, away_of
 from cache_tiers.manifest import Manifests
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.returns.types import TurnEnd
@@ -132,7 +132,7 @@ class Knower:
 
     def predicted(self) -> Expectation:
         """As the engine's ``SsdOutlook``."""
-        return self._noted(self._away())
+        return self._noted(away_of(self._returns, self.manifests.sessions(), self.clock.now))
 
     def last_used(self) -> Expectation:
         return self._noted({})
@@ -145,15 +145,6 @@ class Knower:
             rate = 1 / max(1.0, 0.0 if running else left_s)
             stakes.append(Stake(stake.session, stake.chain, 0, rate))
         return Expectation(tuple(stakes), self._price, self.clock.now)
-
-    def _away(self) -> dict[SessionKey, Away]:
-        away = {}
-        for session in self.manifests.sessions():
-            since, outlook = self._returns.away_since(session), self._returns.outlook(session)
-            trusts = self._returns.trusts(session)
-            if since is not None and outlook is not None and trusts:
-                away[session] = Away(outlook, self.clock.now - since)
-        return away
 
     def _noted(self, away: Mapping[SessionKey, Away]) -> Expectation:
         return Noted(

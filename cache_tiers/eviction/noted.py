@@ -1,13 +1,13 @@
 """What was known of sessions at one moment, for a store that has to choose later. Immutable but for
 the manifests, which any thread may read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cache_tiers.eviction.expectation import Expectation, Price, Stake
 from cache_tiers.manifest import LEFT, Manifests
 from cache_tiers.returns.rates import return_rate
-from cache_tiers.returns.types import Outlook
+from cache_tiers.returns.types import Outlook, Returns
 from cache_tiers.returns.unknown import unknown_rate
 from cache_tiers.types import SessionKey
 
@@ -19,6 +19,17 @@ class Away:
     outlook: Outlook
     seconds: float
     """Since its last turn ended."""
+
+
+def away_of(returns: Returns, sessions: Iterable[SessionKey], now: float) -> dict[SessionKey, Away]:
+    """Those of the sessions whose return is predicted, and rightly as a rule; ``now`` as for
+    ``returns``."""
+    away = {}
+    for session in sessions:
+        since, outlook = returns.away_since(session), returns.outlook(session)
+        if since is not None and outlook is not None and returns.trusts(session):
+            away[session] = Away(outlook, max(0.0, now - since))
+    return away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,8 +79,6 @@ class Fit:
     def __init__(self) -> None:
         self.trusted = True
         """Whether predictions have fitted lately."""
-        self.shifts = 0
-        """How often they stopped to fit."""
         self._seen: deque[_Seen] = deque(maxlen=max(_TESTED))
         self._dither = 0.0
         self._since = 0
@@ -109,7 +107,6 @@ class Fit:
         latest = list(self._seen)
         tested = [latest[-count:] for count in {min(count, self._since) for count in _TESTED}]
         if any(_strays(some, _ALARM) for some in tested):
-            self.shifts += self.trusted
             self.trusted = False
             self._since = 0
             return True
@@ -135,9 +132,9 @@ class Fits:
         self._of[tenant] = fit
         if len(self._of) > _MOST:
             self._of.popitem(last=False)
-        before = fit.shifts
+        trusted = fit.trusted
         is_of_no_use = fit.saw(outlook, gap_s)
-        self.shifts += fit.shifts - before
+        self.shifts += trusted and not fit.trusted
         self._places.append(fit.place)
         return is_of_no_use
 

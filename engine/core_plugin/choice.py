@@ -85,8 +85,6 @@ class Choice:
         self._steps = Steps(costs.prefilled)
         self._sequences = 0
         """What the step that runs computes anything for."""
-        self._busy = False
-        """Whether it does."""
         self._ticked_at = 0.0
         self._disk_busy_s = 0.0
         self._agreed: dict[str, Bargain] = {}
@@ -202,7 +200,6 @@ class Choice:
                 now - self._decodes_since, moved, sequences=self._sequences, loads=under_way
             )
         self._sequences = len(step.num_scheduled_tokens)
-        self._busy = self._sequences > 0
         pieces = dict(_pieces(step, states))
         self._decodes_since = now if self._busy and not pieces else None
         self._steps.begin(pieces, computes=self._busy, now=now)
@@ -227,6 +224,11 @@ class Choice:
         )
 
     # --- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the step that runs computes anything."""
+        return self._sequences > 0
 
     def _hit(self, keys: Sequence[ChunkKey], start: int, prompt: int) -> Hit:
         tiers = (Tier.DRAM if self._manager.dram.has(key) else Tier.SSD for key in keys)

@@ -13,7 +13,7 @@ from itertools import islice
 
 from cache_tiers.costs import Costs
 from cache_tiers.eviction.expectation import Price
-from cache_tiers.eviction.noted import Away, Noted
+from cache_tiers.eviction.noted import Noted, away_of
 from cache_tiers.returns.types import Returns
 from cache_tiers.types import SessionKey
 from engine.core_plugin.manager import TierManager
@@ -68,22 +68,13 @@ class SsdOutlook:
         torn = islice(ssd.store.torn, MOST_TORN)
         noted = Noted(
             manifests=ssd.manifests,
-            away=self._away(ssd.manifests.sessions(), now),
+            away=away_of(self._returns, ssd.manifests.sessions(), now),
             running=frozenset(self._running),
             above={session: self._above(session) for session in torn},
             price=Price.of(self._costs, self._tokens_per_chunk),
             now=self._wall_clock(),
         )
         ssd.store.expect(noted.expectation)
-
-    def _away(self, sessions: Collection[SessionKey], now: float) -> dict[SessionKey, Away]:
-        away = {}
-        for session in sessions:
-            since, outlook = self._returns.away_since(session), self._returns.outlook(session)
-            trusts = self._returns.trusts(session)
-            if since is not None and outlook is not None and trusts:
-                away[session] = Away(outlook, max(0.0, now - since))
-        return away
 
     def _above(self, session: SessionKey) -> int:
         """Leading chunks that are on the device, and those behind them that are in DRAM: quickly,

@@ -153,9 +153,10 @@ class TiersMachine(RuleBasedStateMachine):
     def unpin(self, session: SessionKey, tier: Tier | None) -> None:
         self.sessions.standings.pins.unpin(session, tier)
 
-    @rule(session=SESSIONS, rate=st.sampled_from([0.001, 0.1, 10.0]))
-    def foresee(self, session: SessionKey, rate: float) -> None:
+    @rule(session=SESSIONS, rate=st.sampled_from([0.001, 0.1, 10.0]), trusted=st.booleans())
+    def foresee(self, session: SessionKey, rate: float, trusted: bool) -> None:
         self.told_at += TOLD_EVERY_S
+        self.returns.distrusted = set() if trusted else {session}
         self.returns.expect(session, Steady(rate), since=self.told_at)
         self.outlook.poll(self.told_at)
 
