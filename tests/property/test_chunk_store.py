@@ -18,7 +18,7 @@ from cache_tiers.ssd.encrypted import EncryptedSealer
 from cache_tiers.ssd.keyring import Keyring
 from cache_tiers.ssd.sealer import Sealer
 from cache_tiers.ssd.store import SsdStore
-from cache_tiers.store import ReadOutcome, WriteOutcome
+from cache_tiers.store import ReadOutcome, StoreUnusable, WriteOutcome
 from cache_tiers.types import ChunkKey, SessionKey, Standing
 from tests.contract.store_faults import disk_bytes
 from tests.damage import damaged, signed
@@ -71,6 +71,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.unneeded: set[ChunkKey] = set()
         """What was ever ranked low, or may have been behind a hole: it is not copied."""
         self.tampered = False
+        self.signed = False
+        """Tampered with by somebody who knows the format: what he says of its version is believed."""
         self.version = 0
         self.store = self.open()
 
@@ -188,7 +190,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.store._pool.shutdown(10)
         else:
             self.store.close()
-        self.store = self.open()
+        try:
+            self.store = self.open()
+        except StoreUnusable:
+            assert self.signed
+            self.lose_everything()
+            self.store = self.open()
         after = {name for name in EVERY_KEY if self.store.contains(name)}
         if not self.tampered and not self.store.stats().evicted_chunks:
             assert after == before
@@ -198,6 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
         path = self.some_file(which)
         if path and (data := path.read_bytes()):
             data = damaged(chance, data, [data])
+            self.signed = self.signed or sign
             path.write_bytes(signed(path.name, data) if sign else data)
 
     @rule(which=st.integers(0, 1000), at=st.integers(0, 10**6))
