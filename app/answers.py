@@ -6,10 +6,10 @@ from typing import Any
 from starlette.types import Message, Send
 
 from app.histories.reading import MAX_ANSWER_BYTES, read_answer, read_stream
+from app.live_turn import LiveTurn
 from app.receipts import cached_tokens
 from app.responses.desk import Exchange
 from app.sse import Event, EventSplitter, encode_json, parse_object
-from app.turns import LiveTurn
 from app.wire import (
     Api,
     answer_in,

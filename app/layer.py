@@ -14,6 +14,7 @@ from app.expectation import BadExpectation, Expectation, expectation_of
 from app.gaps import Arrival
 from app.histories.reading import read_request
 from app.leases import BadLease, wish_of
+from app.live_turn import LiveTurn
 from app.quotas import Admission
 from app.refusals import Refusals
 from app.resolve import (
@@ -26,7 +27,7 @@ from app.resolve import (
 from app.responses.desk import Exchange, ResponseDesk
 from app.served import METRICS, OPEN, is_served
 from app.tenants import Tenants
-from app.turns import TurnDesk
+from app.turn_desk import TurnDesk
 from app.wire import API_OF_PATH, Api
 from engine.port import TurnContext, current_turn
 from sessions.identity import new_session_id, session_key
@@ -175,7 +176,7 @@ class SessionLayer:
         if body is not None:
             raw = for_engine(raw, body)
         salt = tenant_salt(self._secret, tenant)
-        turn = self._desk.open(tenant, place, model, salt, wish, expectation)
+        turn = LiveTurn(self._desk, tenant, place, model, salt, wish, expectation)
         token = current_turn.set(turn.context)
         try:
             await self._desk.fork(tenant, place)

@@ -41,7 +41,7 @@ from app.served import keep_served
 from app.server import Server, StopSignals, bind
 from app.settings import Settings
 from app.tenants import Tenants
-from app.turns import TurnDesk
+from app.turn_desk import TurnDesk
 from app.upkeep import make_heartbeat, make_reaper
 from cache_tiers.ssd.installation import check_master_key
 from cache_tiers.store import StoreUnusable

@@ -12,10 +12,10 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Problem, bad_parameter, problem_of
+from app.live_turn import LiveTurn
 from app.responses.items import said
 from app.responses.request import BadResponsesRequest, Wish, body_for_engine, parse_wish
 from app.sse import encode_json
-from app.turns import LiveTurn
 from sessions.responses.conversations import ConversationService
 from sessions.responses.service import ResponseService
 from sessions.responses.types import Context, NewResponse, ResponseNotFound

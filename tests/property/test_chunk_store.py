@@ -72,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
         """What was ever ranked low, or may have been behind a hole: it is not copied."""
         self.tampered = False
         self.signed = False
-        """Tampered with by somebody who knows the format: what he says of its version is believed."""
+        """Somebody who knows the format did it: what he says of its version is believed."""
         self.version = 0
         self.store = self.open()
 

@@ -244,7 +244,7 @@ async def test_a_slow_database_delays_the_record_and_not_the_answer(
             return await begin_turn(*given, **named)
 
         monkeypatch.setattr(type(r.valet.sessions), "begin_turn", slowly)
-        monkeypatch.setattr("app.turns.STATE_WAIT_S", 0.01)
+        monkeypatch.setattr("app.live_turn.STATE_WAIT_S", 0.01)
         answer = await r.client.post(CHAT, json=BODIES[CHAT] | {"session_id": "s1"})
         receipt = answer.json()["kv_receipt"]
         assert receipt["turn"] is None

@@ -10,29 +10,25 @@ answer.
 import asyncio
 import logging
 from array import array
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app.expectation import Expectation
-from app.gaps import Gaps, Stay
+from app.gaps import Stay
 from app.lease_claim import LeaseClaim
 from app.leases import Wish
 from app.metrics import STATE_FAILURES, TURNS, count_receipt
 from app.receipts import learn, make_receipt, prefix_change
-from cache_tiers.prefill_cost import PrefillCost
-from engine.port import EngineError, EnginePort, Generation, TurnContext
+from app.turn_desk import TurnDesk
+from engine.port import Generation, TurnContext
 from sessions.history.chain import Message
 from sessions.history.changes import rewritten
 from sessions.history.continuation import continued
 from sessions.history.ending import Ending
 from sessions.history.place import Place
-from sessions.history.service import Histories
 from sessions.identity import session_key
-from sessions.leases.service import LeaseService
 from sessions.line import Ticket
-from sessions.service import SessionService
 from sessions.types import BegunTurn, SessionError, StateUnavailable
 from sessions.units import Write
 
@@ -42,78 +38,13 @@ STATE_WAIT_S: Final = 5.0
 """How long the end of an answer waits for its turn to be recorded."""
 ANSWER_FIRST_S: Final = 0.05
 """How long the record of a turn waits for its answer to go, while nobody waits for the record."""
-FORK_WAIT_S: Final = 0.25
-"""How long a fork's first turn waits until the engine knows what it shares."""
-
-
-@dataclass(slots=True)
-class TurnDesk:
-    """Opens turns and keeps their tasks. Lives on the event loop."""
-
-    sessions: SessionService
-    histories: Histories
-    engine: EnginePort
-    leases: LeaseService
-    gaps: Gaps
-    cost: PrefillCost = field(default_factory=PrefillCost)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the running engine."""
-        return self.engine.info.fingerprint
-
-    def open(
-        self,
-        tenant: str,
-        place: Place,
-        model: str,
-        cache_salt: str,
-        wish: Wish | None,
-        expectation: Expectation,
-    ) -> "LiveTurn":
-        """A turn that begins when the engine accepts its first generation. ``place`` was found by
-        ``histories``, and is released when the turn is over. ``wish`` is the lease asked for,
-        ``expectation`` what the client says of the gap after the turn."""
-        claim = None if wish is None else LeaseClaim(self.leases, wish)
-        return LiveTurn(self, tenant, place, model, cache_salt, claim, expectation)
-
-    async def fork(self, tenant: str, place: Place) -> None:
-        """Have a fork share its parent's KV. What cannot be shared is computed."""
-        if place.lineage is None or not place.shared_tokens:
-            return
-        parent = session_key(tenant, place.lineage.parent_id)
-        child = session_key(tenant, place.session_id)
-        try:
-            forking = self.engine.fork(parent, child, place.shared_tokens)
-            await asyncio.wait_for(forking, FORK_WAIT_S)
-        except (EngineError, TimeoutError) as error:
-            logger.warning("A fork shares nothing with its parent: %s", error or "no time")
-            return
-        self.gaps.arriving(child)
-
-    async def drop(self, tenant: str, session_id: str) -> None:
-        """Have the engine forget a session that the database does not know."""
-        try:
-            await self.engine.drop(session_key(tenant, session_id))
-        except EngineError as error:
-            logger.warning("The KV of a fork without a turn stays until it is evicted: %s", error)
-
-    async def settle(self, timeout_s: float) -> None:
-        """Wait until every turn that is over is recorded, at most ``timeout_s``."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` apart from the request that asked for it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 class LiveTurn:
-    """One request and its turn."""
+    """One request and its turn, which begins when the engine accepts its first generation.
+
+    ``place`` was found by the desk's histories, and is released when the turn is over. ``wish`` is
+    the lease asked for, ``expectation`` what the client says of the gap after the turn."""
 
     def __init__(
         self,
@@ -122,7 +53,7 @@ class LiveTurn:
         place: Place,
         model: str,
         cache_salt: str,
-        claim: LeaseClaim | None,
+        wish: Wish | None,
         expectation: Expectation,
     ) -> None:
         self.session_id = place.session_id
@@ -140,7 +71,7 @@ class LiveTurn:
         self._tenant = tenant
         self._place = place
         self._model = model
-        self._claim = claim
+        self._claim = None if wish is None else LeaseClaim(desk.leases, wish)
         self._expectation = expectation
         self._stay: Stay | None = None
         self._over = asyncio.Event()
