@@ -18,7 +18,7 @@ from cache_tiers.types import ChunkKey, SessionKey
 from engine.core_plugin.admittance import Admittance, Prompt
 from engine.core_plugin.choice import Choice
 from engine.core_plugin.desk import ControlDesk
-from engine.core_plugin.device_blocks import blocks_needed
+from engine.core_plugin.device_room import DeviceRoom
 from engine.core_plugin.drains import Drains
 from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.load_ends import LoadEnds
@@ -32,6 +32,7 @@ from engine.core_plugin.prefetch_metrics import PrefetchMetrics
 from engine.core_plugin.public_prefix import PublicSalt
 from engine.core_plugin.reports import ReportLedger, RequestRecord
 from engine.core_plugin.request_chain import chain_of, prompt_of
+from engine.core_plugin.request_prefetch import RequestPrefetch
 from engine.core_plugin.sessions_view import SessionChunks
 from engine.core_plugin.ssd_outlook import SsdOutlook
 from engine.core_plugin.turn_memory import TurnMemory
@@ -53,7 +54,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     def __init__(self, spec: Any, vllm_config: Any, kv_cache_config: Any) -> None:
         super().__init__(spec, vllm_config, kv_cache_config)
-        self.tokens_per_chunk: int = max(g.tokens_per_chunk for g in self.config.kv_group_configs)
+        groups, workers = self.config.kv_group_configs, self.config.num_workers
+        block_tokens = [group.tokens_per_block for group in groups]
+        self.tokens_per_chunk: int = max(group.tokens_per_chunk for group in groups)
         self.sessions = SessionChunks(
             self.manager, self.config.blocks_per_chunk, self.tokens_per_chunk
         )
@@ -68,8 +71,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
         )
         self.loads = Loads(
             self.manager,
-            workers=self.config.num_workers,
-            groups=len(self.config.kv_group_configs),
+            workers=workers,
+            groups=len(groups),
             new_job_id=self._generate_job_id,
         )
         self.info = hints.EngineInfo(
@@ -85,8 +88,8 @@ class ValetScheduler(OffloadingConnectorScheduler):
             self.loads,
             self.costs,
             chunk_tokens=self.tokens_per_chunk,
-            groups=len(self.config.kv_group_configs),
-            workers=self.config.num_workers,
+            groups=len(groups),
+            workers=workers,
             pace=Pace(spec.load_slowdown),
         )
         self.foresight = Foresight(
@@ -113,21 +116,36 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.memory = TurnMemory(self.sessions, self.ledger, self._req_status)
         self._records = LoadRecords(
             self.manager,
-            block_tokens=self.config.kv_group_configs[0].tokens_per_block,
+            block_tokens=block_tokens[0],
             chunk_tokens=self.tokens_per_chunk,
         )
         self._load_ends = LoadEnds(
             self._orders,
             self.ledger,
             self._records,
-            block_tokens=self.config.kv_group_configs[0].tokens_per_block,
-            chunk_tokens=[config.tokens_per_chunk for config in self.config.kv_group_configs],
+            block_tokens=block_tokens[0],
+            chunk_tokens=[group.tokens_per_chunk for group in groups],
+        )
+        self._prefetch = RequestPrefetch(
+            self._req_status,
+            self.ledger,
+            self.foresight,
+            self.loads,
+            self.choice,
+            self._records,
+            chunk_tokens=self.tokens_per_chunk,
+        )
+        self._room = DeviceRoom(
+            self.sessions,
+            self.foresight,
+            self.ledger,
+            self._is_loading,
+            block_tokens=block_tokens,
+            one_group=self.can_fill,
         )
         self._prefetch_metrics = PrefetchMetrics()
         self._has_filled = False
         """A fill has ended since operations were polled."""
-        self._unscheduled: list[str] = []
-        """Requests that have come since the last step."""
 
     # --- requests come and go ------------------------------------------------------------------
 
@@ -140,7 +158,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
             self.sessions.begin_use(session)
             self.foresight.request_came(session)
             self._req_status[request.request_id].req_context.set_state(Owner(session))
-            self._unscheduled.append(request.request_id)
+            self._prefetch.queued(request.request_id)
         self.ledger.begin(request.request_id, session, held)
 
     def get_num_new_matched_tokens(
@@ -148,9 +166,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
     ) -> tuple[int | None, bool]:
         """vLLM's; it allocates blocks next, so what is worth less, and pins, give way to the
         request here. One whose chunks are just being brought to the device waits for them."""
-        if self._awaits_fill(request):
+        if self._prefetch.awaits_fill(request.request_id):
             return None, False
-        self._make_room_on_device(request, num_computed_tokens)
+        self._room.make(request, num_computed_tokens)
         tokens, is_async = super().get_num_new_matched_tokens(
             request, num_computed_tokens, max_num_new_tokens
         )
@@ -161,38 +179,6 @@ class ValetScheduler(OffloadingConnectorScheduler):
         worth_loading = self.choice.asked(state, tokens, record, time.monotonic())
         state.update_num_hit_chunks(num_computed_tokens + worth_loading)
         return worth_loading, worth_loading > 0
-
-    def _awaits_fill(self, request: Any) -> bool:
-        """Whether the request's chunks are just being brought to the device."""
-        record = self.ledger.get(request.request_id)
-        if record is None or record.session is None:
-            return False
-        now = time.monotonic()
-        self.foresight.asked(record.session)
-        if self.foresight.planning.fills.is_filling(record.session):
-            state = self._req_status[request.request_id]
-            if awaited := self.choice.awaits(state, self.loads.streams(FILL), now):
-                self._records.awaits(record, awaited)
-                record.awaits_fill_since = record.awaits_fill_since or now
-                self.loads.await_fills()
-                return True
-        if record.awaits_fill_since is not None:
-            record.load_ms += (now - record.awaits_fill_since) * 1000
-            record.awaits_fill_since = None
-        return False
-
-    def _make_room_on_device(self, request: Any, num_computed_tokens: int) -> None:
-        device, record = self.sessions.device, self.ledger.get(request.request_id)
-        if device is None or record is None:
-            return
-        sizes = [config.tokens_per_block for config in self.config.kv_group_configs]
-        hashes = request.block_hashes if self.can_fill else None
-        blocks = blocks_needed(device, sizes, request.num_tokens, num_computed_tokens, hashes)
-        if not record.made_room:
-            record.made_room = True
-            self.foresight.make_room_on_device(blocks)
-        if self.sessions.standings.holds_device:
-            self.sessions.standings.make_room_on_device(blocks)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Device blocks are allocated: note what was reused; open a stream for what is loaded."""
@@ -207,7 +193,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if num_external_tokens == 0:
             if record is not None and first:
-                self._note_found(record)
+                self._prefetch.found(record)
             return
         job_id, job = self._current_batch_load_jobs.popitem()
         assert isinstance(job.src_spec, DeferredLoad)
@@ -217,7 +203,7 @@ class ValetScheduler(OffloadingConnectorScheduler):
         stream = LoadStream(items, now=now, patience_s=LOAD_PATIENCE_S)
         if record is not None and first:
             self._records.opened(record, state, stream)
-            self._note_found(record)
+            self._prefetch.found(record)
         end = partial(self._on_load_ended, job_id, state)
         self.loads.open(request.request_id, stream, end, now)
         self.choice.opened(request.request_id, stream, now)
@@ -262,9 +248,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.manager.poll()
         self.choice.begin_step(scheduler_output, self._req_status, now)
         self.sessions.standings.poll(now)
-        self._look_ahead()
-        if self.sessions.standings.holds_device and not scheduler_output.total_num_scheduled_tokens:
-            self._break_pin_of_the_stuck()
+        self._prefetch.look_ahead()
+        if not scheduler_output.total_num_scheduled_tokens:
+            self._room.free_the_stuck(self._req_status)
         self._current_batch_load_jobs.update(self.loads.advance(now))
         finished = set(scheduler_output.finished_req_ids or ()) - self._drains.requests
         finished |= self._end_drains(now)
@@ -319,17 +305,6 @@ class ValetScheduler(OffloadingConnectorScheduler):
         self.foresight.poll(now, loads_wait=loads.waited_for, reads=loads.reads_left)
         self._ssd_outlook.poll(now)
 
-    def _look_ahead(self) -> None:
-        """Have chunks of requests that wait to be scheduled brought up, once a request, in the
-        order of the queue."""
-        for request_id in self._unscheduled:
-            state, record = self._req_status.get(request_id), self.ledger.get(request_id)
-            if state is None or record is None or record.admitted or record.session is None:
-                continue
-            state.update_offload_keys()
-            self.foresight.look_ahead(record.session, prompt_of(state))
-        self._unscheduled.clear()
-
     # --- device fills ----------------------------------------------------------------------------
 
     @property
@@ -370,19 +345,6 @@ class ValetScheduler(OffloadingConnectorScheduler):
 
     def _is_loading(self, request_id: str) -> bool:
         return self.loads.is_open(request_id) or self._load_ends.is_ending(request_id)
-
-    def _note_found(self, record: RequestRecord) -> None:
-        """Prefetches learn what they were good for, and the request what they did for it."""
-        if record.session is not None:
-            on_device = record.device // self.tokens_per_chunk
-            above = self._records.above(record)
-            brought = self.foresight.planning.found(
-                record.session, on_device, above, time.monotonic(), record.at_hand
-            )
-            if sum(brought.before.values()) > brought.in_time:
-                self.foresight.planning.fills.tally.waited(record.load_ms / 1000)
-            self._records.found(record, brought)
-            record.failure = record.failure or self.foresight.planning.take_failure(record.session)
 
     # --- stores ----------------------------------------------------------------------------------
 
@@ -437,17 +399,3 @@ class ValetScheduler(OffloadingConnectorScheduler):
         keys = {key for key, end in chain_of(state) if end <= salt.tokens} - self.manager.public
         self.manager.public.update(keys)
         self.sessions.standings.update(list(keys))
-
-    # --- device pins -----------------------------------------------------------------------------
-
-    def _break_pin_of_the_stuck(self) -> None:
-        """Nothing ran in this step. A request whose prefix is loaded and that is not under way in
-        any other manner waits for blocks, and nobody but pins would give them back."""
-        for request_id, state in self._req_status.items():
-            record = self.ledger.get(request_id)
-            if record is None or not record.admitted or self._is_loading(request_id):
-                continue
-            if state.req.is_finished():
-                continue
-            self.sessions.standings.break_device_pin()
-            return

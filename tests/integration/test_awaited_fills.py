@@ -18,6 +18,7 @@ from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import FILL, Loads
 from engine.core_plugin.planned_fills import Found
 from engine.core_plugin.reports import RequestRecord
+from engine.core_plugin.request_prefetch import RequestPrefetch
 from engine.core_plugin.scheduler import ValetScheduler
 from engine.core_plugin.vllm_compat import (
     KVConnectorOutput,
@@ -50,16 +51,26 @@ class Side:
             update_offload_keys=lambda: None,
         )
         fills = SimpleNamespace(is_filling=lambda session: self.filling)
+        foresight: Any = SimpleNamespace(
+            asked=lambda session: None, planning=SimpleNamespace(fills=fills)
+        )
+        ledger: Any = SimpleNamespace(get=lambda request_id: self.record)
+        states: Any = {"r": state}
+        self.records = LoadRecords(manager, block_tokens=TOKENS, chunk_tokens=TOKENS)
+        self.prefetch = RequestPrefetch(
+            states,
+            ledger,
+            foresight,
+            self.loads,
+            self.choice,
+            self.records,
+            chunk_tokens=TOKENS,
+        )
         self.scheduler: Any = ValetScheduler.__new__(ValetScheduler)
         vars(self.scheduler).update(
             loads=self.loads,
             choice=self.choice,
-            ledger=SimpleNamespace(get=lambda request_id: self.record),
-            foresight=SimpleNamespace(
-                asked=lambda session: None, planning=SimpleNamespace(fills=fills)
-            ),
-            _req_status={"r": state},
-            _records=LoadRecords(manager, block_tokens=TOKENS, chunk_tokens=TOKENS),
+            _req_status=states,
             _current_batch_allocated_block_ids=set(),
             _load_ends=SimpleNamespace(tell=lambda output: None),
             _has_filled=False,
@@ -72,7 +83,7 @@ class Side:
         return stream
 
     def awaits(self) -> bool:
-        return bool(self.scheduler._awaits_fill(SimpleNamespace(request_id="r")))
+        return self.prefetch.awaits_fill("r")
 
     def copy_everything(self, stream: LoadStream) -> None:
         def done() -> bool:
@@ -120,7 +131,6 @@ def test_what_was_on_its_way_when_the_request_asked_was_late(side: Side) -> None
     side.copy_everything(stream)
     assert side.record.at_hand == 1
     side.record.device = CHUNKS * TOKENS
-    records = side.scheduler._records
-    records.found(side.record, Found(Counter({Tier.SSD: CHUNKS}), side.record.at_hand))
+    side.records.found(side.record, Found(Counter({Tier.SSD: CHUNKS}), side.record.at_hand))
     assert side.record.tokens_by_tier == {Tier.SSD: CHUNKS * TOKENS}
     assert side.record.prefetched == TOKENS
