@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from app import plan_command
+from app.setting_sources import SettingsError
 from app.setting_values import duration, quota, size
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import Settings, load_settings
 from sessions.tenancy.quotas import BYTES, NAMES
 
 T = TypeVar("T")

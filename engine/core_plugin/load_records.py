@@ -20,7 +20,7 @@ class LoadRecords:
 
     def opened(self, record: RequestRecord, state: RequestOffloadState, stream: LoadStream) -> None:
         """The request's first load: where its chunks were when it asked."""
-        origins = self._manager.origins(state.req_context)
+        origins = self._manager.origins.of(state.req_context)
         for item in stream.items:
             tokens = self.tokens((item,))
             self._add(record, origins.tiers.get(item.key, Tier.SSD), tokens)
@@ -47,7 +47,7 @@ class LoadRecords:
         self, record: RequestRecord, state: RequestOffloadState, items: Sequence[LoadItem]
     ) -> None:
         """These were not loaded after all."""
-        origins = self._manager.origins(state.req_context)
+        origins = self._manager.origins.of(state.req_context)
         for item in items:
             self._add(record, origins.tiers.get(item.key, Tier.SSD), -self.tokens((item,)))
             record.bytes_loaded = max(0, record.bytes_loaded - self._manager.chunk_bytes)

@@ -138,7 +138,7 @@ class Loads:
                 continue
             del self._parts[job_id]
             self._manager.unpin(part.keys)
-            self._manager.mark_used(part.keys)
+            self._manager.origins.mark_used(part.keys)
             part.load.stream.on_copied(part.keys, now)
             self._end_if_over(part.load, now)
 

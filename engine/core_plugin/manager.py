@@ -10,15 +10,16 @@ Scheduler thread only. Differences from vLLM's own tiering manager, which this e
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Standing, Tier
 from engine.core_plugin.dram_tier import DramTier
+from engine.core_plugin.origins import Origins
 from engine.core_plugin.owner import Owner
+from engine.core_plugin.read_waiter import ReadWaiter
 from engine.core_plugin.ssd_tier import SsdTier, TierResult
 from engine.core_plugin.vllm_compat import (
     CacheHitSource,
@@ -54,23 +55,6 @@ class Admitted:
     """Chunks that end behind this many tokens of its prompt are not, for now."""
 
 
-@dataclass
-class ChunkOrigins:
-    """Per request: the tier that each chunk was in when the request asked."""
-
-    tiers: dict[ChunkKey, Tier] = field(default_factory=dict)
-    prefetched: set[ChunkKey] = field(default_factory=set)
-
-
-class ReadWaiter(Protocol):
-    """Somebody for whom chunks are brought to DRAM. Chunks it wants arrive pinned."""
-
-    def wants(self, key: ChunkKey) -> bool: ...
-    def on_reading(self, keys: Iterable[ChunkKey]) -> None: ...
-    def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None: ...
-    def on_failed(self, key: ChunkKey, reason: MissReason) -> None: ...
-
-
 class TierManager(TieringOffloadingManager):
     """See the module's docstring."""
 
@@ -87,9 +71,9 @@ class TierManager(TieringOffloadingManager):
         self._pending_patience_s = pending_patience_s
         self.standing_on_ssd: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
         """Asked once for each chunk that was written."""
+        self.origins = Origins(dram)
         self._waiters: dict[ChunkKey, ReadWaiter] = {}
         self._reading_since: dict[ChunkKey, float] = {}
-        self._prefetched: set[ChunkKey] = set()
         self._contexts = 0
 
     # --- lookups (called by vLLM's scheduler side) ---------------------------------------------
@@ -106,7 +90,7 @@ class TierManager(TieringOffloadingManager):
         label = self._metrics.primary_tier_label
         self._metrics.on_lookup(req_context, key, label, in_dram, time.monotonic() - began)
         if in_dram is LookupResult.HIT:
-            self._note_origin(req_context, chunk, Tier.DRAM)
+            self.origins.note(req_context, chunk, Tier.DRAM)
             return LookupResult.HIT
         if in_dram is LookupResult.HIT_PENDING:
             since = self._reading_since.get(chunk)
@@ -115,7 +99,7 @@ class TierManager(TieringOffloadingManager):
             if began - since > self._pending_patience_s:
                 return LookupResult.MISS
             # A stream takes it as it comes; waiting for all of them would hold up the first.
-            self._note_origin(req_context, chunk, Tier.SSD)
+            self.origins.note(req_context, chunk, Tier.SSD)
             return LookupResult.HIT
         if self.ssd is None:
             return LookupResult.MISS
@@ -123,30 +107,17 @@ class TierManager(TieringOffloadingManager):
         label = self._metrics.tier_label(0)
         self._metrics.on_lookup(req_context, key, label, on_ssd, time.monotonic() - began)
         if on_ssd is LookupResult.HIT:
-            self._note_origin(req_context, chunk, Tier.SSD)
+            self.origins.note(req_context, chunk, Tier.SSD)
         return on_ssd
 
     def is_on_ssd(self, key: ChunkKey) -> bool:
         """Whether it can be read from there; never, without a store."""
         return self.ssd is not None and self.ssd.contains(key)
 
-    def origin(self, key: ChunkKey) -> Tier:
-        """The tier that a chunk below the device is in, or was in before a prefetch."""
-        in_dram = self.dram.has(key) and key not in self._prefetched
-        return Tier.DRAM if in_dram else Tier.SSD
-
     def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> CacheHitSource:
         """The tier a chunk was in when its request first asked."""
-        tier = self.origins(req_context).tiers.get(ChunkKey(key))
+        tier = self.origins.of(req_context).tiers.get(ChunkKey(key))
         return CacheHitSource.DISK if tier is Tier.SSD else CacheHitSource.HOST
-
-    def origins(self, req_context: ReqContext) -> ChunkOrigins:
-        """The request's own record of where its chunks were."""
-        origins = req_context.get_state(ChunkOrigins)
-        if origins is None:
-            origins = ChunkOrigins()
-            req_context.set_state(origins)
-        return origins
 
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
         """Only names the chunks: the scheduler streams them."""
@@ -261,16 +232,6 @@ class TierManager(TieringOffloadingManager):
         """Whether any chunk is on its way between DRAM and SSD."""
         return bool(self._jobs)
 
-    def mark_prefetched(self, keys: Iterable[ChunkKey]) -> None:
-        """These are in DRAM because a prefetch brought them."""
-        self._prefetched.update(keys)
-        if len(self._prefetched) > 4 * self.capacity:
-            self._prefetched = {key for key in self._prefetched if self.dram.has(key)}
-
-    def mark_used(self, keys: Iterable[ChunkKey]) -> None:
-        """A request has taken these: from now on they are in DRAM in their own right."""
-        self._prefetched.difference_update(keys)
-
     def forget_waiter(self, waiter: ReadWaiter) -> None:
         """Chunks still being read for ``waiter`` will arrive unpinned."""
         for key in [key for key, other in self._waiters.items() if other is waiter]:
@@ -333,17 +294,6 @@ class TierManager(TieringOffloadingManager):
         waiter.on_reading(keys)
         self.ssd.submit_load(job)
         return True
-
-    def _note_origin(self, req_context: ReqContext, key: ChunkKey, tier: Tier) -> None:
-        origins = self.origins(req_context)
-        if key in origins.tiers:
-            return
-        if tier is Tier.DRAM and key in self._prefetched:
-            origins.prefetched.add(key)
-            tier = Tier.SSD
-        else:
-            self._prefetched.discard(key)
-        origins.tiers[key] = tier
 
     def _own_context(self) -> ReqContext:
         """A context for transfers that belong to no request."""

@@ -136,7 +136,7 @@ class PrefetchOperation:
                 return None
         manager.forget_waiter(self)
         manager.unpin(self._pinned)
-        manager.mark_prefetched(self._brought)
+        manager.origins.mark_prefetched(self._brought)
         complete = self._whole and len(self._pinned) == len(self._wanted)
         tokens = len(self._pinned) * self._view.tokens_per_chunk
         return Prefetched(self._session, tokens, complete)

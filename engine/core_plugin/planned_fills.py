@@ -80,7 +80,8 @@ class PlannedFills:
         if self._fill is None or self.under_way:
             return False
         here = self._sessions.on_device(session)
-        origins = [self._manager.origin(key) for key in self._chain(session)[here:upto]]
+        chunks = self._chain(session)[here:upto]
+        origins = [self._manager.origins.below_device(key) for key in chunks]
         reply = self._fill(session, upto, keep_share, partial(self.on_failed, session))
         self._filling = _Filling(session, here, origins, reply)
         return True
@@ -99,7 +100,7 @@ class PlannedFills:
         used = origins[: max(0, on_device - start)]
         in_time = len(used) if at_hand is None else min(len(used), max(0, at_hand - start))
         self.tally.asked(session, on_device, coming=len(used) - in_time)
-        self._manager.mark_used(self._chain(session)[start : start + len(used)])
+        self._manager.origins.mark_used(self._chain(session)[start : start + len(used)])
         return Found(Counter(used), in_time)
 
     def forget(self, session: SessionKey) -> None:
@@ -119,7 +120,7 @@ class PlannedFills:
         # What came through DRAM is still there, and until it is used, that is the fill's doing:
         # the device may be short of room before, and may have been all along.
         behind = zip(self._chain(session)[first:], filling.origins, strict=False)
-        self._manager.mark_prefetched(
+        self._manager.origins.mark_prefetched(
             key for key, tier in behind if tier is Tier.SSD and self._manager.dram.has(key)
         )
         here = self._sessions.on_device(session)

@@ -97,7 +97,7 @@ def test_what_came_no_further_than_dram_is_a_prefetch_until_it_is_used(world: Wo
     world.end(2)
     world.fills.end_if_over()
     assert world.fills.found(SESSION, 2).before == Counter({Tier.SSD: 2})
-    origins = [world.tiers.manager.origin(each) for each in world.chain[:4]]
+    origins = [world.tiers.manager.origins.below_device(each) for each in world.chain[:4]]
     assert origins == [Tier.DRAM, Tier.DRAM, Tier.SSD, Tier.SSD]
     assert all(world.tiers.manager.dram.has(each) for each in world.chain[:4])
 

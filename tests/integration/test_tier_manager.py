@@ -186,7 +186,7 @@ def test_where_a_chunk_was_is_remembered(tiers: Tiers) -> None:
     context = ReqContext(req_id="asks")
     results = [tiers.manager.lookup(OffloadKey(key(n)), context) for n in (1, 2, 4)]
     assert results == [LookupResult.HIT, LookupResult.HIT, LookupResult.MISS]
-    assert tiers.manager.origins(context).tiers == {key(1): Tier.DRAM, key(2): Tier.SSD}
+    assert tiers.manager.origins.of(context).tiers == {key(1): Tier.DRAM, key(2): Tier.SSD}
 
 
 def test_what_ssd_holds_is_not_copied_again(tiers: Tiers) -> None:

@@ -12,20 +12,15 @@ from cache_tiers.ssd.extent import PAGE_BYTES
 from cache_tiers.ssd.files import OsFiles, probe_direct
 from load import raw_disk
 from load.bench_store import (
-    Bench,
     Goal,
-    Material,
-    Pair,
-    Size,
-    Way,
     draw_goals,
     draw_rows,
-    in_turns,
     judge,
     summarize,
 )
 from load.index_run import IndexRun, measure_index
 from load.raw_disk import Span, Timed
+from load.store_run import Material, Pair, Size, StoreRun, Way, in_turns
 
 
 def noise(pages: int) -> memoryview:
@@ -159,7 +154,7 @@ def test_wanted_and_seen_are_drawn() -> None:
 @pytest.mark.parametrize("way", Way)
 def test_all_of_it_on_very_little(tmp_path: Path, way: Way) -> None:
     material = Material(pool_bytes=raw_disk.TRANSFER_BYTES)
-    pairs, size = Bench(tmp_path, 64 * 1024, 10**6, material).measure(way, 2)
+    pairs, size = StoreRun(tmp_path, 64 * 1024, 10**6, material).measure(way, 2)
     assert [pair.what for pair in pairs] == ["write"] * 2 + ["restore"] * 2
     assert {pair.store.bytes for pair in pairs} == {2**20}
     assert {pair.raw.bytes == 2**20 for pair in pairs if pair.what == "write"} == {True}
@@ -169,9 +164,9 @@ def test_all_of_it_on_very_little(tmp_path: Path, way: Way) -> None:
 
 
 def test_without_direct_io(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("load.bench_store.probe_direct", lambda files, folder: False)
+    monkeypatch.setattr("load.store_run.probe_direct", lambda files, folder: False)
     material = Material(pool_bytes=raw_disk.TRANSFER_BYTES)
-    pairs, _ = Bench(tmp_path, 64 * 1024, 10**6, material).measure(Way.CLEAR, 1)
+    pairs, _ = StoreRun(tmp_path, 64 * 1024, 10**6, material).measure(Way.CLEAR, 1)
     assert [pair.what for pair in pairs] == ["write", "restore"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from cache_tiers.types import ChunkKey, MissReason
 from engine.core_plugin.load_stream import LoadItem, LoadStream
 from engine.core_plugin.loads import FILL, Loads
-from engine.core_plugin.manager import ReadWaiter
+from engine.core_plugin.read_waiter import ReadWaiter
 from engine.core_plugin.vllm_compat import CPULoadStoreSpec
 
 
@@ -25,6 +25,7 @@ class Tiers:
 
     def __init__(self) -> None:
         self.dram: Any = self
+        self.origins: Any = self
         self.here: set[ChunkKey] = set()
         self.reading: dict[ChunkKey, ReadWaiter] = {}
         self.pinned: list[ChunkKey] = []

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, SettingsError, load_settings
+from app.setting_sources import SettingsError
+from app.settings import Settings, load_settings
 
 HOME = {"HOME": "/home/ada"}
 
