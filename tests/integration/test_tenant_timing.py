@@ -31,6 +31,8 @@ ROUND = 128
 """Trials whose prompts the device holds at once."""
 ONE_IN = 10**7
 """Distinguishers that know nothing, how seldom one fails a test; each run judges a few."""
+MOST_ROUNDS = 8
+"""Of a difference that is there, until it has to be seen."""
 WORDS = range(1000, 40_000)
 """Ids of ordinary tokens."""
 SEEDS = count()
@@ -202,13 +204,19 @@ def test_a_tenant_cannot_see_what_another_has_sent(a: Tenant, b: Tenant) -> None
 
 
 def test_the_distinguisher_sees_what_is_shared_and_only_that(a: Tenant, b: Tenant) -> None:
-    """Longer prompts, of which a hit saves more time. Within one tenant it sees every hit."""
-    apart, within = judge(run(a, b, FEW, own=5)), judge(run(a, a, FEW, own=5))
-    for right, guesses in apart.values():
+    """Longer prompts, of which a hit saves more time. Within one tenant it sees every hit: by time
+    after a few rounds at most, however busy the machine is."""
+    for right, guesses in judge(run(a, b, FEW, own=5)).values():
         assert right < chance(guesses)
-    assert within["cached"] == (FEW // 2, FEW // 2)
-    right, guesses = max(within["time"], within["prefill"])
-    assert right >= chance(guesses)
+    trials: list[Trial] = []
+    for _ in range(MOST_ROUNDS):
+        trials += run(a, a, FEW, own=5)
+        within = judge(trials)
+        assert within["cached"] == (len(trials) // 2, len(trials) // 2)
+        right, guesses = max(within["time"], within["prefill"])
+        if right >= chance(guesses):
+            return
+    pytest.fail("what is shared is not seen by time")
 
 
 def test_a_public_prefix_is_shared_and_nothing_behind_it(
