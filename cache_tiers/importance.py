@@ -22,8 +22,9 @@ where the tier below has them and that is faster; computed at their position oth
 late tokens dearer (``prefill_cost.py``). What is loaded before anybody asks for it
 (``Costs.lead_s``) is no loss: the end of a chain that loads within the lead is worth nothing here.
 
-**Recency** is in the rate, and decides among equals. Of a tenant whose predictions do not fit it is
-the rate (``returns/unknown.py``), and nothing is loaded ahead, for nobody knows when. **Sharing,
+**Recency** is in the rate, and decides among equals. Where nothing is known of a return, where it
+is overdue by all that is, and where predictions do not fit, recency is the rate
+(``returns/unknown.py``), and nothing is loaded ahead, for nobody knows when. **Sharing,
 supersession, pins**: a tier cuts what several sessions hold with the last of them, so it is worth
 what it is worth to whom it is worth most; what a history has left behind (``supersession.py``) goes
 before everything, and what is leased (``pins.py``) after everything (``Standing``). On SSD, where
@@ -83,14 +84,15 @@ class Worth(NamedTuple):
     """Of one session's chunks to a tier, for a while."""
 
     held: float = 0.0
-    """Of each needed chunk that is here: seconds saved a second. 0 when nothing is known of its
-    return."""
+    """Of each needed chunk that is here: seconds saved a second."""
     loading: float = 0.0
     """Of each that is not, if its load begins now. At most ``held``."""
     needed: int = 0
     """Leading chunks whose absence would be felt; those behind load within the lead."""
     until: float = math.inf
     """When to look again."""
+    by_recency: bool = False
+    """Whether no more is known of the return: nothing is to be loaded for it, now or later."""
 
 
 class Importance:
@@ -117,15 +119,18 @@ class Importance:
         self._within_lead = 0
         self._priced_until = -math.inf
 
-    def of(self, session: SessionKey, chunks: int, now: float) -> Worth:
-        """Of a session whose chain has so many chunks."""
+    def of(
+        self, session: SessionKey, chunks: int, now: float, idle_since: float | None = None
+    ) -> Worth:
+        """Of a session whose chain has so many chunks. ``idle_since``: when its last turn ended,
+        which counts where no more is known."""
         known = self._known.get(session)
         since = self._returns.away_since(session)
         if known is not None:
             worth, of_chunks, of_gap = known
             if now < worth.until and of_chunks == chunks and of_gap == since:
                 return worth
-        worth = self._look(session, chunks, since, now)
+        worth = self._look(session, chunks, since, idle_since, now)
         self._known[session] = worth, chunks, since
         return worth
 
@@ -133,29 +138,40 @@ class Importance:
         """The session is not away, or gone."""
         self._known.pop(session, None)
 
-    def _look(self, session: SessionKey, chunks: int, since: float | None, now: float) -> Worth:
+    def _look(
+        self,
+        session: SessionKey,
+        chunks: int,
+        since: float | None,
+        idle_since: float | None,
+        now: float,
+    ) -> Worth:
         if now >= self._priced_until:
             self._price(now)
         reach = chunks if self._below is None else min(chunks, self._below(session))
         needed = chunks if reach < chunks else max(0, chunks - self._within_lead)
-        outlook = self._returns.outlook(session)
-        if since is None or outlook is None or not needed:
+        since = idle_since if since is None else since
+        if since is None or not needed:
             return Worth(needed=needed, until=self._priced_until)
         away_s = max(0.0, now - since)
         loss_s = self._loss_s(reach, chunks)
         not_back = _NOT_BACK if reach == chunks else 1.0
-        if not self._returns.trusts(session):
-            held = not_back * unknown_rate(away_s)
-            until = now + _fresh_s(_FRESH_SHARE * away_s)
-            return Worth(held * loss_s / needed, needed=needed, until=until)
-        loading = loading_rate(outlook, away_s, loss_s)
-        held = max(loading, not_back * return_rate(outlook, away_s))
-        until = now + _fresh_s(min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s))
-        due_at = since + outlook.quantile(EARLY_SHARE, away_s) - _until_after(loss_s)
-        if now < due_at < until:
-            until = due_at
-        chunk_s = loss_s / needed
-        return Worth(held * chunk_s, loading * chunk_s, needed, until)
+        outlook = self._returns.outlook(session)
+        if outlook is not None and self._returns.trusts(session):
+            loading = loading_rate(outlook, away_s, loss_s)
+            held = max(loading, not_back * return_rate(outlook, away_s))
+            if held > 0.0:
+                until = now + _fresh_s(
+                    min(_FRESH_SHARE * away_s, outlook.quantile(0.5, away_s) - away_s)
+                )
+                due_at = since + outlook.quantile(EARLY_SHARE, away_s) - _until_after(loss_s)
+                if now < due_at < until:
+                    until = due_at
+                chunk_s = loss_s / needed
+                return Worth(held * chunk_s, loading * chunk_s, needed, until)
+        worth = not_back * unknown_rate(away_s) * loss_s / needed
+        until = now + _fresh_s(_FRESH_SHARE * away_s)
+        return Worth(worth, needed=needed, until=until, by_recency=True)
 
     def _loss_s(self, reach: int, chunks: int) -> float:
         """How long a request waits for ``chunks``, none of which is here, but ``reach`` below."""

@@ -168,12 +168,6 @@ class Manifests:
         with self._lock:
             return self._holders.get(key, 0) - self._left.get(key, 0)
 
-    def exclusive(self, session: SessionKey) -> list[ChunkKey]:
-        """Keys that only this session holds, in the chain's order."""
-        with self._lock:
-            chain = self._chains.get(session)
-            return [key for key in chain.keys if self._holders[key] == 1] if chain else []
-
     def sessions(self) -> list[SessionKey]:
         """All sessions, the least recently replaced first."""
         with self._lock:

@@ -27,6 +27,12 @@ Block = tuple[str, int]
 Runs = tuple[tuple[int, int], ...]
 
 _MOONCAKE_BLOCK = 512
+_MOST_SECONDS = 1e10
+"""Of a time, which may count from 1970, or of a gap."""
+_MOST_TOKENS = 10**8
+"""Of a prompt, or of an answer: more than any model takes."""
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""Raised for a line of another form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class Trace:
                 for line in lines:
                     try:
                         requests = parse(json.loads(line))
-                    except (ValueError, TypeError, KeyError, AttributeError):
+                    except _MALFORMED:
                         self.skipped += 1
                         continue
                     yield from requests
@@ -99,8 +105,7 @@ class Trace:
 
 
 Parse = Callable[[Any], list[Request]]
-"""The requests of one line; raises ValueError, TypeError, KeyError or AttributeError for a line of
-another form."""
+"""The requests of one line; raises one of ``_MALFORMED`` for a line of another form."""
 
 
 def coding_agents(path: Path) -> Trace:
@@ -133,13 +138,13 @@ def own(path: Path) -> Trace:
         less where a history was rewritten.
 
     What a session has is its prompt and answer; a prompt is what it keeps and new tokens behind it.
+    No number is negative.
     """
     return Trace(path, _OwnParser, block_tokens=1, common_clock=True)
 
 
 def own_requests(lines: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
-    """Of lines of Valet's own format that are in no file. Raises ValueError or KeyError for a line
-    of another form."""
+    """Of lines of Valet's own format that are in no file. Raises as ``Parse`` does."""
     parse = _OwnParser()
     for line in lines:
         yield from parse(line)
@@ -180,19 +185,19 @@ def _session_requests(
     """``gap_s``: before the first of them."""
     answered_s = start_s
     for request in requests:
-        at_s = start_s + float(request["t"])
+        at_s = start_s + _seconds(request["t"])
         if request["type"] == "subagent":
             # Its ``t`` is when it was over, where it says how long it took.
-            at_s -= float(request.get("duration_ms") or 0.0) / 1000
+            at_s -= _seconds(float(request.get("duration_ms") or 0.0) / 1000)
             name = f"{session}/{request['agent_id']}"
             called_s = max(0.0, at_s - answered_s)
             yield from _session_requests(request["requests"], name, scope, at_s, session, called_s)
             continue
-        tokens = int(request["in"])
+        tokens = _count(request["in"])
         if "hash_runs" in request:
             runs: Runs = ()
             for first, count in request["hash_runs"]:
-                runs = joined(runs, ((int(first), max(0, int(count))),))
+                runs = joined(runs, ((int(first), _count(count)),))
         else:
             runs = _runs(int(block) for block in request["hash_ids"])
         think_s = request.get("think_time")
@@ -200,17 +205,17 @@ def _session_requests(
             session,
             at_s,
             tokens,
-            int(request["out"]),
+            _count(request["out"]),
             scope,
             _whole(runs, tokens // 64),
-            gap_s if gap_s is not None or think_s is None else max(0.0, float(think_s)),
+            gap_s if gap_s is not None or think_s is None else _seconds(think_s),
             # What ends in neither is a stream whose end was not recorded: a person's text follows
             # 99 % of these.
             Awaits.TOOL if request.get("stop") == "tool_use" else Awaits.PERSON,
             parent=parent,
         )
         gap_s = None
-        answered_s = at_s + float(request.get("api_time") or 0.0)
+        answered_s = at_s + _seconds(request.get("api_time") or 0.0)
 
 
 class _MooncakeParser:
@@ -221,9 +226,9 @@ class _MooncakeParser:
         self._count = 0
 
     def __call__(self, line: Any) -> list[Request]:
-        tokens = int(line["input_length"])
+        tokens = _count(line["input_length"])
         ids = [int(block) for block in line["hash_ids"]][: tokens // _MOONCAKE_BLOCK]
-        at_s, output = float(line["timestamp"]) / 1000, int(line["output_length"])
+        at_s, output = _seconds(float(line["timestamp"]) / 1000), _count(line["output_length"])
         self._count += 1
         # Ids are chained: equal ids at the end are equal prompts up to there.
         before = next((block for block in reversed(ids) if block in self._ends), None)
@@ -243,17 +248,16 @@ class _OwnParser:
 
     def __call__(self, line: Any) -> list[Request]:
         session = str(line["session"])
-        prompt, output = int(line["prompt"]), int(line["output"])
-        if prompt < 1 or output < 0:
+        prompt, output = _count(line["prompt"]), _count(line["output"])
+        if not prompt:
             raise ValueError("a prompt has a token at least")
-        at_s, gap_s = float(line.get("at", 0.0)), line.get("gap_s")
-        gap_s = None if gap_s is None else float(gap_s)
-        awaits = Awaits(line.get("awaits", "tool"))
+        at_s, gap_s = _seconds(line.get("at", 0.0)), line.get("gap_s")
+        gap_s = None if gap_s is None else _seconds(gap_s)
+        keeps, awaits = _count(line.get("keeps", _MOST_TOKENS)), Awaits(line.get("awaits", "tool"))
         before = self._chains.get(session)
         if before is None:
             before = self._beginning(line.get("shared"))
-        length = sum(count for _, count in before)
-        kept = _whole(before, min(prompt, int(line.get("keeps", length))))
+        kept = _whole(before, min(prompt, keeps))
         new = prompt - sum(count for _, count in kept)
         runs = joined(kept, self._fresh(new))
         answer = self._fresh(output)
@@ -270,7 +274,7 @@ class _OwnParser:
             return ()
         name, tokens = shared
         text = self._shared.get(str(name), ())
-        missing = int(tokens) - sum(count for _, count in text)
+        missing = _count(tokens) - sum(count for _, count in text)
         if missing > 0:
             text = self._shared[str(name)] = joined(text, self._fresh(missing))
         return _whole(text, int(tokens))
@@ -286,6 +290,22 @@ def joined(runs: Runs, more: Runs) -> Runs:
     if runs and more and sum(runs[-1]) == more[0][0]:
         return (*runs[:-1], (runs[-1][0], runs[-1][1] + more[0][1]), *more[1:])
     return (*runs, *(run for run in more if run[1]))
+
+
+def _seconds(value: Any) -> float:
+    """Of a line: a time or a gap."""
+    seconds = float(value)
+    if not 0.0 <= seconds <= _MOST_SECONDS:
+        raise ValueError(f"{seconds} is no time")
+    return seconds
+
+
+def _count(value: Any) -> int:
+    """Of a line: tokens, or blocks."""
+    count = int(value)
+    if not 0 <= count <= _MOST_TOKENS:
+        raise ValueError(f"{count} is no number of tokens")
+    return count
 
 
 def _runs(blocks: Iterable[int]) -> Runs:

@@ -159,7 +159,7 @@ def read_budget(data: bytes) -> None:
 def read_manifests(data: bytes) -> None:
     manifests = Manifests.open(Path("x"), files=BytesFiles(data))
     for session in manifests.sessions():
-        manifests.exclusive(session)
+        manifests.get(session)
         manifests.replace(session, [ChunkKey(b"a"), ChunkKey(b"b")])
     manifests.persist()
     for session in manifests.sessions():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cache_tiers.eviction.prefix_policy import Cut
 from cache_tiers.importance import Importance, Worth
@@ -27,11 +27,17 @@ class _Chain:
     chunks: int = 0
     held: int = 0
     busy: bool = False
+    idle_since: float | None = None
+    """When its last turn ended."""
+    used: int = 0
+    """Turns, of all sessions, that had ended by then."""
 
 
 _Ranking = list[tuple[Worth, SessionKey, _Chain]]
-_SAME_S = 0.1
+_SAME_S: Final = 0.1
 """An order is used for so long while no turn ends and nothing comes."""
+_MOST_EMPTY: Final = 65_536
+"""Sessions with nothing in the tier of which the length is remembered, those used last."""
 
 
 class ByImportance:
@@ -44,33 +50,40 @@ class ByImportance:
 
     def __init__(self, importance: Importance) -> None:
         self._importance = importance
-        self._chains: dict[SessionKey, _Chain] = {}
-        """The longest unused first."""
+        self._here: dict[SessionKey, _Chain] = {}
+        """Those that have something in the tier, or whose turn runs."""
+        self._empty: dict[SessionKey, _Chain] = {}
+        """The others, the longest so first."""
+        self._turns = 0
         self._ranking: _Ranking = []
         self._ranked_until = -math.inf
 
     def began(self, session: SessionKey, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
-        self._chain(session).busy = True
+        chain = self._take(session)
+        chain.busy = True
+        self._put(session, chain)
         self._importance.forget(session)
 
-    def ended(self, session: SessionKey, chunks: int, now: float) -> None:  # noqa: ARG002
+    def ended(self, session: SessionKey, chunks: int, now: float) -> None:
         """See ``PrefixPolicy``."""
-        chain = self._chain(session)
-        chain.busy, chain.chunks = False, chunks
-        self._chains[session] = self._chains.pop(session)
+        chain = self._take(session)
+        self._turns += 1
+        chain.busy, chain.chunks, chain.idle_since, chain.used = False, chunks, now, self._turns
+        self._put(session, chain)
         self._ranked_until = -math.inf
 
     def holds(self, session: SessionKey, chunks: int, now: float) -> None:  # noqa: ARG002
         """See ``PrefixPolicy``."""
-        chain = self._chain(session)
+        chain = self._take(session)
         if not chain.held:
             self._ranked_until = -math.inf
         chain.held = chunks
+        self._put(session, chain)
 
     def forget(self, session: SessionKey) -> None:
         """See ``PrefixPolicy``."""
-        self._chains.pop(session, None)
+        self._take(session)
         self._importance.forget(session)
         self._ranked_until = -math.inf
 
@@ -96,14 +109,23 @@ class ByImportance:
         ]
 
     def _rank(self, now: float) -> _Ranking:
-        idle = [(s, chain) for s, chain in self._chains.items() if chain.held and not chain.busy]
         of = self._importance.of
-        ranking = [(of(s, max(chain.chunks, chain.held), now), s, chain) for s, chain in idle]
-        ranking.sort(key=lambda each: each[0].held)
+        ranking = [
+            (of(session, max(chain.chunks, chain.held), now, chain.idle_since), session, chain)
+            for session, chain in self._here.items()
+            if chain.held and not chain.busy
+        ]
+        ranking.sort(key=lambda each: (each[0].held, each[2].used))
         return ranking
 
-    def _chain(self, session: SessionKey) -> _Chain:
-        chain = self._chains.get(session)
-        if chain is None:
-            chain = self._chains[session] = _Chain()
-        return chain
+    def _take(self, session: SessionKey) -> _Chain:
+        """Out of its place."""
+        return self._here.pop(session, None) or self._empty.pop(session, None) or _Chain()
+
+    def _put(self, session: SessionKey, chain: _Chain) -> None:
+        if chain.held or chain.busy:
+            self._here[session] = chain
+            return
+        self._empty[session] = chain
+        if len(self._empty) > _MOST_EMPTY:
+            self.forget(next(iter(self._empty)))

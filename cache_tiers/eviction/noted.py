@@ -61,11 +61,11 @@ class Noted:
 
     def _rate(self, session: SessionKey) -> float:
         """One whose turn runs is as one whose turn has just ended; where a session is not known to
-        be away, as after a restart, recency decides."""
+        be away, as after a restart, or is for longer than was thought possible, recency decides."""
         if session in self.running:
             return unknown_rate(0.0)
         away = self.away.get(session)
-        if away is not None:
-            return return_rate(away.outlook, away.seconds)
+        if away is not None and (rate := return_rate(away.outlook, away.seconds)) > 0.0:
+            return rate
         last_used = self.manifests.last_used(session)
         return 0.0 if last_used is None else unknown_rate(self.now - last_used)

@@ -50,7 +50,7 @@ class DeadlinePlanner:
         for shortfall in shortfalls:
             session, here = shortfall.session, shortfall.here
             worth = self._importance.of(session, shortfall.chunks, now)
-            if worth.needed > here and worth.held > 0:
+            if worth.needed > here and worth.held > 0 and not worth.by_recency:
                 next_at = min(next_at, worth.until)
                 if worth.loading > 0:
                     wanted.append(_Wanted(worth.loading, session, here, worth.needed))

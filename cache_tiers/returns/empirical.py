@@ -4,7 +4,7 @@ import heapq
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cache_tiers.returns.classes import Classes, Path, path_of
 from cache_tiers.returns.curve import Curve
@@ -15,13 +15,25 @@ from cache_tiers.types import SessionKey, tenant_of
 
 _MOST_AWAY: Final = 32_768
 """Sessions that are away and known to be: beyond that, those that left first are forgotten."""
-
-
+_OVERDUE: Final = 0.99
+"""Of gaps that lasted as announced, those that are over by then: of one that is not, what was
+announced says nothing any more."""
+_MOST_LOOKS: Final = 128
+"""At a time, in some 20 µs each: after a quiet hour everybody who is away is due at once."""
 _LOOKS: Final = tuple(
     place for place, edge in enumerate(GAPS.edges[:-1]) if edge >= 10.0 and place % 5 == 0
 )
 """Bins at which a gap that has reached them is counted so far, and predicted anew: two in a
 decade, from half a minute on."""
+
+
+class _Said(NamedTuple):
+    """An announcement."""
+
+    at: float
+    unit_s: float
+    awaits: Awaits
+    path: Path
 
 
 @dataclass(slots=True)
@@ -31,10 +43,14 @@ class _Away:
     since: float
     first: Curve
     """Predicted when it began."""
-    outlook: Curve
-    """As it is predicted now."""
+    outlook: Curve | None
+    """As it is predicted now; None until it is asked for."""
     unit_s: float | None
     """What the client said that the gap will last."""
+    first_said: _Said | None
+    """What it said first of this gap."""
+    overdue: bool = False
+    """Whether it has lasted for much longer than the client said."""
     looks: int = 0
     """At it so far."""
 
@@ -42,6 +58,13 @@ class _Away:
     def passed(self) -> int:
         """Bins that it is known to have passed."""
         return _LOOKS[self.looks - 1] if self.looks else 0
+
+    @property
+    def next_look(self) -> float:
+        """When it is due; of a gap that was announced, when that is overdue."""
+        if self.unit_s is not None:
+            return math.inf if self.overdue else self.since + self.first.quantile(_OVERDUE)
+        return self.since + GAPS.edges[_LOOKS[self.looks]] if self.looks < len(_LOOKS) else math.inf
 
 
 class EmpiricalReturns:
@@ -68,18 +91,24 @@ class EmpiricalReturns:
 
     def ended(self, end: TurnEnd, now: float) -> None:
         """See ``Returns``. Of a session that was away already the gap begins anew, and nothing is
-        learned from what has passed of it: a client may say as often as it likes how it goes on."""
+        learned from what has passed of it, but that what was announced first did not hold: a client
+        may say as often as it likes how it goes on, and is believed less and less."""
         self._look(now)
-        self._away.pop(end.session, None)
+        before = self._away.pop(end.session, None)
         path, unit_s = path_of(end), _announced(end)
+        first_said = None if unit_s is None else _Said(now, unit_s, end.awaits, path)
+        if before is not None and before.first_said is not None:
+            first_said = before.first_said
+            ratio = (now - first_said.at) / first_said.unit_s
+            if ratio > 1.0:
+                self._ratios[first_said.awaits].was_lost(first_said.path, RATIOS.bin_of(ratio))
         if unit_s is None:
             outlook = Curve(GAPS, self._gaps[end.awaits].expected(path))
         else:
             outlook = Curve(RATIOS, self._ratios[end.awaits].expected(path), unit_s)
-        away = _Away(end.awaits, path, now, outlook, outlook, unit_s)
+        away = _Away(end.awaits, path, now, outlook, outlook, unit_s, first_said)
         self._away[end.session] = away
-        if unit_s is None:
-            self._look_later(end.session, away)
+        self._look_later(end.session, away)
         if len(self._away) > _MOST_AWAY:
             self.forget(next(iter(self._away)), now)
 
@@ -113,26 +142,36 @@ class EmpiricalReturns:
 
     def _look(self, now: float) -> None:
         """At those who are still away when they were to be looked at."""
-        while self._due and self._due[0][0] <= now:
+        for _ in range(_MOST_LOOKS):
+            if not self._due or self._due[0][0] > now:
+                return
             _, _, session, away = heapq.heappop(self._due)
             if self._away.get(session) is not away:
                 continue
-            classes, passed = self._gaps[away.awaits], away.passed
-            away.looks += 1
-            classes.lasts(away.path, away.passed, passed)
-            away.outlook = Curve(GAPS, classes.expected(away.path))
+            away.outlook = None
+            if away.unit_s is not None:
+                away.overdue = True
+                continue
+            passed = away.passed
+            while away.next_look <= now:
+                away.looks += 1
+            self._gaps[away.awaits].lasts(away.path, away.passed, passed)
             self._look_later(session, away)
 
     def _look_later(self, session: SessionKey, away: _Away) -> None:
-        if away.looks < len(_LOOKS):
+        at = away.next_look
+        if at < math.inf:
             self._serial += 1
-            at = away.since + GAPS.edges[_LOOKS[away.looks]]
             heapq.heappush(self._due, (at, self._serial, session, away))
 
     def outlook(self, session: SessionKey) -> Outlook | None:
         """See ``Returns``."""
         away = self._away.get(session)
-        return None if away is None else away.outlook
+        if away is None:
+            return None
+        if away.outlook is None:
+            away.outlook = Curve(GAPS, self._gaps[away.awaits].expected(away.path))
+        return away.outlook
 
     def trusts(self, session: SessionKey) -> bool:
         """See ``Returns``."""

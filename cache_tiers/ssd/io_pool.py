@@ -46,18 +46,11 @@ class IoPool:
         """Run ``work`` once no read waits. RuntimeError after ``shutdown``."""
         return self._add(self._writes, work)
 
-    @property
-    def queued_reads(self) -> int:
-        """How many wait for a thread."""
-        return len(self._reads.waiting)
-
     def oldest_read_s(self) -> float:
         """Seconds that the longest of the reads running now has run; 0.0 when none runs."""
-        return self._oldest_s(self._reads)
-
-    def oldest_write_s(self) -> float:
-        """As ``oldest_read_s``, of writes."""
-        return self._oldest_s(self._writes)
+        with self._changed:
+            began = next(iter(self._reads.running.values()), None)
+            return 0.0 if began is None else max(0.0, self._clock() - began)
 
     def shutdown(self, wait_s: float) -> bool:
         """Take no more work, cancel what is queued and wait at most ``wait_s`` seconds for what
@@ -89,11 +82,6 @@ class IoPool:
         if future.cancelled():
             with self._changed:
                 queue.waiting.pop(future, None)
-
-    def _oldest_s(self, queue: "_Queue") -> float:
-        with self._changed:
-            began = next(iter(queue.running.values()), None)
-            return 0.0 if began is None else max(0.0, self._clock() - began)
 
     def _work_until_closed(self) -> None:
         while self._run_next():

@@ -7,6 +7,8 @@ from typing import Any
 
 from load.plan.errors import CannotPlan
 
+_MOST_BYTES = 10**9
+"""Of a token: far more than any model has, and all that ``--kv-bytes-per-token`` takes."""
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
@@ -15,7 +17,7 @@ def read_kv_bytes(folder: Path) -> int:
     path = folder / "config.json"
     try:
         return kv_bytes(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CannotPlan(f"{path} is no model's: {error}") from None
     except KeyError as error:
         raise CannotPlan(f"{path} does not say {error}: give --kv-bytes-per-token") from None
@@ -26,18 +28,31 @@ def kv_bytes(config: Mapping[str, Any]) -> int:
 
     With latent attention (``kv_lora_rank``) a layer keeps one compressed vector and the rotary part
     of the keys instead. Windowed layers count as full ones. Raises KeyError for what is not there,
-    ValueError for numbers of an unknown type.
+    ValueError for numbers of an unknown type and for sizes that no model has.
     """
     text = config.get("text_config") or config
     dtype = str(text.get("dtype") or text.get("torch_dtype") or config["torch_dtype"])
     number_bytes = _DTYPE_BYTES.get(dtype.removeprefix("torch."))
     if number_bytes is None:
         raise ValueError(f"numbers of type {dtype}")
-    layers = int(text["num_hidden_layers"])
+    layers = _size(text, "num_hidden_layers")
     if text.get("kv_lora_rank"):
-        numbers = int(text["kv_lora_rank"]) + int(text["qk_rope_head_dim"])
+        numbers = _size(text, "kv_lora_rank") + _size(text, "qk_rope_head_dim")
     else:
-        heads = int(text["num_attention_heads"])
-        size = int(text.get("head_dim") or text["hidden_size"] // heads)
-        numbers = int(text.get("num_key_value_heads") or heads) * size * 2
-    return layers * numbers * number_bytes
+        heads = _size(text, "num_attention_heads")
+        size = (
+            _size(text, "head_dim") if text.get("head_dim") else _size(text, "hidden_size") // heads
+        )
+        kv_heads = _size(text, "num_key_value_heads") if text.get("num_key_value_heads") else heads
+        numbers = kv_heads * size * 2
+    token_bytes = layers * numbers * number_bytes
+    if not 0 < token_bytes <= _MOST_BYTES:
+        raise ValueError("no model has so much KV a token, or so little")
+    return token_bytes
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    size = int(config[name])
+    if size <= 0:
+        raise ValueError(f"{name} is not above 0")
+    return size

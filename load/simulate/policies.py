@@ -1,5 +1,6 @@
 """What decides in a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,20 @@ class Foresight(Protocol):
         ...
 
 
+class OnSsd:
+    """Leading chunks of a session that SSD has. Policies are made before the run that knows."""
+
+    def __init__(self) -> None:
+        self._count: Callable[[SessionKey], int] | None = None
+
+    def bind(self, count: Callable[[SessionKey], int]) -> None:
+        """To a run that begins."""
+        self._count = count
+
+    def __call__(self, session: SessionKey) -> int:
+        return 0 if self._count is None else self._count(session)
+
+
 @dataclass(frozen=True, slots=True)
 class Policies:
     """The policies of one run, made for it: they remember."""
@@ -34,3 +49,5 @@ class Policies:
     """DRAM → device."""
     ssd: PrefixPolicy | None = None
     """Needed where the SSD has a limit."""
+    on_ssd: OnSsd | None = None
+    """Asked by the others; bound when the run begins."""

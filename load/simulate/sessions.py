@@ -149,6 +149,11 @@ class Sessions:
         """Chunks that SSD has."""
         return session.present[SSD] if self._limited else self.chains.chunks(session)
 
+    def stored_of(self, key: SessionKey) -> int:
+        """The same by name; nothing of a session that is not known."""
+        session = self.known.get(key)
+        return 0 if session is None else self.stored(session)
+
     def leave(self, session: Session, now: float) -> None:
         """Its user has left, and says nothing: it is forgotten later."""
         chunks = self._open.pop(session.key, 0)

@@ -71,6 +71,8 @@ class Simulation:
         self._engine = Engine(config.engine, self._schedule)
         sessions = Sessions(config, policies, block_tokens, self._tally, self._schedule)
         self._sessions = sessions
+        if policies.on_ssd is not None:
+            policies.on_ssd.bind(sessions.stored_of)
         self._prefetchers = tuple(
             Prefetcher(planner, link, sessions.known, below, self._schedule, config.plan_every_s)
             for planner, link, below in (

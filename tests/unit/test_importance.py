@@ -104,4 +104,4 @@ def test_a_worth_is_kept_for_a_while_but_not_into_the_next_gap() -> None:
     assert score.of(A, 10, first.until).held > first.held
     assert score.of(A, 20, first.until).needed == 20
     returns.expect(A, Never(), since=101.0)
-    assert score.of(A, 20, 101.0).held == 0.0
+    assert score.of(A, 20, 101.0).by_recency

@@ -63,10 +63,10 @@ def test_recency_decides_about_those_whose_predictions_do_not_fit() -> None:
     for session, since in ((A, 0.0), (B, 1.0), (C, 2.0)):
         returns.expect(session, Sharp(since + 3.0), since)
     assert next(iter(order(returns).victims(300.0))).session is A
-    returns.expect(A, Steady(9.0))
+    returns.expect(A, Steady(0.9))
     returns.distrusted = {A, B, C}
     assert list(order(returns).victims(300.0)) == [Cut(A, 0), Cut(B, 0), Cut(C, 0)]
-    returns.expect(B, Steady(9.0), 1.0)
+    returns.expect(B, Steady(0.9), 1.0)
     returns.distrusted = {A, C}
     assert list(order(returns).victims(300.0)) == [Cut(A, 0), Cut(C, 0), Cut(B, 0)]
     returns.expect(B, Steady(1e-9), 1.0)
@@ -87,3 +87,24 @@ def test_a_rate_is_worked_out_once_for_many_calls() -> None:
     for call in range(10):
         list(policy.victims(10.0 + call / 100))
     assert len(asked) == 1
+
+
+def test_what_is_overdue_by_all_that_is_known_goes_by_recency() -> None:
+    """As a session of which nothing is known: an announcement that did not hold is no reason to
+    lose what has just been used."""
+    returns = FakeReturns()
+    returns.expect(B, Sharp(1.0), 1.0)
+    assert list(order(returns).victims(3.0)) == [Cut(A, 0), Cut(B, 0), Cut(C, 0)]
+
+
+def test_who_has_nothing_here_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_tiers.eviction.by_importance._MOST_EMPTY", 2)
+    returns = FakeReturns()
+    policy = order(returns)
+    for session in (A, B, C):
+        policy.holds(session, 0, 3.0)
+    assert list(policy.victims(4.0)) == []
+    assert (len(policy._here), len(policy._empty)) == (0, 2)
+    policy.holds(C, 3, 5.0)
+    policy.holds(A, 3, 5.0)
+    assert list(policy.victims(6.0)) == [Cut(A, 0), Cut(C, 0)]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -98,6 +99,20 @@ def test_blocks_one_by_one(tmp_path: Path) -> None:
         {"id": "b", "requests": [{"t": 0, "type": "n", "in": 1, "out": 1, "hash_runs": [1]}]},
         {"id": "b", "requests": [], "block_size": 32},
         {"id": "b", "requests": 5},
+        "[" * 10_000,
+        agent("b", asked(-1, 64, [1, 1])),
+        agent("b", asked(math.nan, 64, [1, 1])),
+        agent("b", asked(0, 64, [1, 1]), asked(math.inf, 64, [1, 1])),
+        agent("b", asked(0, -64, [1, 1])),
+        agent("b", asked(0, 10**9, [1, 1])),
+        agent("b", asked(0, 64, [1, -1])),
+        agent("b", asked(0, 64, [math.inf, 1])),
+        agent("b", asked(0, 64, [1, 1]) | {"out": -1}),
+        agent("b", asked(0, 64, [1, 1]) | {"think_time": -0.5}),
+        agent("b", asked(0, 64, [1, 1]) | {"think_time": math.nan}),
+        agent("b", asked(0, 64, [1, 1]) | {"api_time": -1.0}),
+        agent("b", SUBAGENT | {"duration_ms": math.inf}),
+        agent("b", SUBAGENT | {"requests": [asked(5.0, 128, [7, 2]), asked(-5.0, 128, [7, 2])]}),
     ],
 )
 def test_lines_of_another_form_are_skipped(tmp_path: Path, bad: Any) -> None:
@@ -135,6 +150,24 @@ def test_a_prompt_that_continues_another_is_its_next_turn(tmp_path: Path) -> Non
     assert len({first.session, second.session, fifth.session}) == 3
     assert (fourth.at_s, fourth.runs, fourth.scope) == (1.0, ((1, 2), (4, 3)), "")
     assert fifth.runs == ()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        arrival(-1, 512, 1),
+        arrival(0, -512, 1),
+        arrival(0, 512, 1) | {"timestamp": math.nan},
+        arrival(0, 512, 1) | {"timestamp": 10**400},
+        arrival(0, 512, 1) | {"input_length": math.inf},
+        arrival(0, 512, 1) | {"output_length": -3},
+    ],
+)
+def test_arrivals_of_no_time_or_length_are_skipped(tmp_path: Path, bad: Any) -> None:
+    trace = mooncake(write(tmp_path / "m.jsonl", [arrival(0, 512, 1), bad, arrival(9, 1024, 1, 2)]))
+    first, second = trace
+    assert first.session == second.session
+    assert trace.skipped == 1
 
 
 def test_only_traces_that_are_there_are_found(tmp_path: Path) -> None:
@@ -240,6 +273,17 @@ def test_sessions_begin_with_what_they_share(tmp_path: Path) -> None:
         said("b", 5, 1, awaits="nobody"),
         said("b", 5, 1, shared=["x"]),
         said("b", 5, 1, gap_s="long"),
+        said("b", 5, 1, gap_s=-50),
+        said("b", 5, 1, gap_s=math.nan),
+        said("b", 5, 1, gap_s=math.inf),
+        said("b", 5, 1, gap_s=1e300),
+        said("b", 5, 1, at=-1.0),
+        said("b", 5, 1, at=10**400),
+        said("b", 10**9, 1),
+        said("b", 5, 10**9),
+        said("b", 5, 1) | {"prompt": math.inf},
+        said("b", 5, 1, keeps=-1),
+        said("b", 5, 1, shared=["x", -1]),
     ],
 )
 def test_lines_that_are_not_in_valets_format_are_skipped(tmp_path: Path, bad: Any) -> None:

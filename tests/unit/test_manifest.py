@@ -43,19 +43,16 @@ def state(manifests: Manifests) -> dict[SessionKey, tuple[ChunkKey, ...] | None]
     return {session: manifests.get(session) for session in manifests.sessions()}
 
 
-def test_holders_and_exclusive(manifests: Manifests) -> None:
+def test_holders(manifests: Manifests) -> None:
     manifests.replace(A, keys(1, 2, 3))
     manifests.replace(B, keys(1, 2, 4))
     assert manifests.get(A) == tuple(keys(1, 2, 3))
     assert [manifests.holders(key) for key in keys(1, 2, 3, 4, 5)] == [2, 2, 1, 1, 0]
-    assert manifests.exclusive(A) == keys(3)
     manifests.replace(A, keys(1, 5))
     assert [manifests.holders(key) for key in keys(1, 2, 3, 4, 5)] == [2, 1, 0, 1, 1]
-    assert manifests.exclusive(B) == keys(2, 4)
     assert manifests.drop(B) == keys(2, 4)
     assert manifests.drop(B) == []
     assert manifests.get(B) is None
-    assert manifests.exclusive(B) == []
     assert manifests.drop(A) == keys(1, 5)
     assert manifests.sessions() == []
 

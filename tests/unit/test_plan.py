@@ -184,6 +184,13 @@ def test_kv_of_a_token(config: dict[str, Any], expected: int) -> None:
         ("[", "no model's"),
         ("[]", "no model's"),
         (json.dumps(LLAMA | {"torch_dtype": "int3"}), "int3"),
+        (json.dumps(LLAMA | {"num_attention_heads": 0}), "num_attention_heads is not above 0"),
+        (json.dumps(LLAMA | {"num_hidden_layers": 0}), "num_hidden_layers is not above 0"),
+        (json.dumps(LLAMA | {"num_key_value_heads": -8}), "num_key_value_heads is not above 0"),
+        (json.dumps(LLAMA | {"num_attention_heads": 10**6}), "no model has"),
+        (json.dumps(LLAMA | {"hidden_size": 10**300}), "no model has"),
+        (json.dumps(LLAMA | {"hidden_size": math.inf}), "no model's"),
+        ("[" * 10_000, "no model's"),
     ],
 )
 def test_what_does_not_say_it(tmp_path: Path, content: str, message: str) -> None:

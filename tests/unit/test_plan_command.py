@@ -106,6 +106,28 @@ def test_a_trace_that_is_none_is_one_line(
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("gap", ["NaN", "Infinity", "-50"])
+def test_a_line_with_no_gap_of_this_world_is_left_out(
+    gap: str, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trace.open("a") as file:
+        file.write(f'{{"session": "s0", "gap_s": {gap}, "prompt": 30000, "output": 100}}\n')
+    assert main(["plan", "--trace", str(trace), *TINY]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 users of day.jsonl (4 sessions, 40 requests, 1 line not understood)")
+
+
+def test_a_model_that_is_none_is_one_line(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"num_hidden_layers": 30, "num_attention_heads": 0, "torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["plan", "--trace", str(trace), *TINY, "--model", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("is no model's: num_attention_heads is not above 0\n")
+    assert said.count("\n") == 1
+
+
 def test_rates() -> None:
     more = ["--ssd-bandwidth", "500 MB/s", "--prefill-tokens-per-s", "1000", "--device", "1.5GiB"]
     parsed = _parser().parse_args(["plan", "--trace", "generated", *TINY, *more])

@@ -269,6 +269,44 @@ def test_who_says_again_and_again_how_a_gap_goes_on_teaches_nothing(agent: Agent
     assert agent.median("a/1", tool="read") == pytest.approx(before, rel=0.2)
 
 
+def test_an_announcement_that_did_not_hold_says_nothing_more(agent: Agent) -> None:
+    agent.end("a/2", tool="read")
+    agent.end("a/1", tool="read", expected_s=0.0)
+    agent.now += 30.0
+    agent.end("a/3")
+    announced, plain = (agent.returns.outlook(SessionKey(s)) for s in ("a/1", "a/2"))
+    assert announced is not None and plain is not None
+    assert announced.quantile(0.5, 30.0) == pytest.approx(plain.quantile(0.5, 30.0), rel=0.1)
+
+
+def test_who_announces_again_and_again_is_believed_less(agent: Agent) -> None:
+    first = agent.end("a/1", expected_s=5.0)
+    for _ in range(100):
+        agent.now += 2.0
+        again = agent.end("a/1", expected_s=5.0)
+    assert again.quantile(0.5) > 3 * first.quantile(0.5)
+    assert agent.end("b/1", expected_s=5.0).quantile(0.5) == first.quantile(0.5), "of a tenant"
+
+
+def test_after_a_quiet_time_everybody_is_looked_at_once_and_some_at_a_time(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache_tiers.returns.empirical._MOST_LOOKS", 4)
+    for session in range(10):
+        agent.end(f"a/{session}", awaits=Awaits.PERSON)
+    looks: list[int] = []
+    classes = agent.returns._gaps[Awaits.PERSON]
+    monkeypatch.setattr(classes, "lasts", lambda path, place, passed: looks.append(place))
+    agent.now += 36_000.0
+    counts = []
+    for session in range(4):
+        agent.end(f"b/{session}")
+        counts.append(len(looks))
+    assert counts == [4, 8, 10, 10]
+    assert len(set(looks)) == 1, "at once for all that has passed"
+    assert GAPS.edges[looks[0]] <= 36_000.0 < GAPS.edges[looks[0] + 5]
+
+
 def test_a_clock_that_goes_back_makes_no_negative_gap(agent: Agent) -> None:
     agent.end("a/1")
     agent.back("a/1", -10)
