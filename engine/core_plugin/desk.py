@@ -14,9 +14,11 @@ from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey, Tier
 from engine.core_plugin.admittance import Admittance
 from engine.core_plugin.device_blocks import DeviceBlocks
-from engine.core_plugin.device_fill import KEEP_SHARE, DeviceFill, OnFailed
+from engine.core_plugin.device_fill import DeviceFill, OnFailed
+from engine.core_plugin.fetches import PLANNED_AT_ONCE
 from engine.core_plugin.foresight import Foresight
 from engine.core_plugin.load_stream import LoadStream
+from engine.core_plugin.loads import Loads
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.operations import (
     DropOperation,
@@ -43,6 +45,7 @@ class SchedulerSide(Protocol):
     sessions: SessionChunks
     admittance: Admittance
     foresight: Foresight
+    loads: Loads
     tokens_per_chunk: int
     info: hints.EngineInfo
 
@@ -108,7 +111,9 @@ class ControlDesk:
                 return self._run(session, lambda now: ParkOperation(self, session, now))
             case hints.Prefetch(session, tier, deadline_ms):
                 if tier is Tier.DEVICE and self._side.can_fill:
-                    return self.fill(session, None, deadline_ms=deadline_ms)
+                    return self._run(
+                        session, lambda now: DeviceFill(self, session, deadline_ms, now)
+                    )
                 return self._run(
                     session, lambda now: PrefetchOperation(self, session, deadline_ms, now)
                 )
@@ -154,25 +159,21 @@ class ControlDesk:
                 return self._run(None, lambda _: UsageOperation(self._side.sessions, self.manager))
 
     def fill(
-        self,
-        session: SessionKey,
-        upto: int | None,
-        keep_share: float = KEEP_SHARE,
-        on_failed: OnFailed | None = None,
-        *,
-        deadline_ms: int = FILL_MS,
-    ) -> "Future[bytes]":
-        """Bring the session's first ``upto`` chunks to the device, all when None. Where ``upto`` is
-        given nobody has asked for it, and it comes too late once a request of the session runs."""
+        self, session: SessionKey, upto: int, keep_share: float, on_failed: OnFailed
+    ) -> "Future[bytes] | None":
+        """Bring the session's first ``upto`` chunks to the device, which nobody has asked for: it
+        comes too late once a request of the session runs. None where a command for the session is
+        open: that may take long, and one fill that waits holds up all others."""
+        if any(errand.session == session for errand in self._open):
+            return None
 
         def begin(now: float) -> DeviceFill:
-            too_late = upto is not None and not self.is_quiet(session)
             return DeviceFill(
                 self,
                 session,
-                deadline_ms,
+                FILL_MS,
                 now,
-                upto=0 if too_late else upto,
+                upto=upto if self.is_quiet(session) else 0,
                 keep_share=keep_share,
                 on_failed=on_failed,
             )
@@ -203,6 +204,15 @@ class ControlDesk:
     def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None:
         """See SessionsView."""
         return self._side.sessions.chain(session)
+
+    def reads_left(self) -> int:
+        """See SessionsView. As for plans: a load that begins has the disk to itself soon."""
+        loads = self._side.loads
+        if loads.waited_for:
+            return 0
+        prefetches = (errand.operation for errand in self._open)
+        reading = sum(each.reading for each in prefetches if isinstance(each, PrefetchOperation))
+        return max(0, min(PLANNED_AT_ONCE, loads.reads_left) - reading)
 
     def describe(self, session: SessionKey) -> hints.SessionKv:
         """See SessionsView. With when it is expected back."""

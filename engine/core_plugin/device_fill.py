@@ -88,6 +88,9 @@ class DeviceFill:
     def poll(self, now: float) -> Reply | None:
         """See Operation."""
         if now > self._deadline:
+            if self._stream.failure is None:
+                # Others were in front, or it is large: a chunk that fails says so itself.
+                self._on_failed = None
             self._stream.give_up(MissReason.IO_TIMEOUT)
         if not self._stream.ended:
             return None

@@ -14,7 +14,7 @@ vLLM asks for a number of chunks at a time and counts references; what is refere
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -35,6 +35,10 @@ class Chains(Protocol):
 
     def is_shared(self, key: ChunkKey) -> bool:
         """Whether more than one session holds it."""
+        ...
+
+    def holders(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, SessionKey]:
+        """For each of ``keys`` that sessions in use hold, one of these."""
         ...
 
 
@@ -100,8 +104,16 @@ class DramPolicy(CachePolicy):
         self._tell(touched)
 
     def disown(self, session: SessionKey) -> None:
-        """The session is gone; what is here of it is nobody's."""
-        self.own([key for key, owner in self._owners.items() if owner == session], None)
+        """The session is gone; what is here of it is theirs who hold it too, or nobody's."""
+        keys = [key for key, owner in self._owners.items() if owner == session]
+        heirs: dict[SessionKey, list[OffloadKey]] = {}
+        if self._sessions is not None:
+            for key, heir in self._sessions.holders(list(map(ChunkKey, keys))).items():
+                heirs.setdefault(heir, []).append(OffloadKey(key))
+        for heir, theirs in heirs.items():
+            self.own(theirs, heir)
+        # The end of a prefix first: without its beginning it would be useless.
+        self.own([key for key in reversed(keys) if self._owners[key] == session], None)
 
     def rank(self, keys: Iterable[ChunkKey], standing: Standing) -> None:
         """Give chunks that are here another standing."""

@@ -7,8 +7,9 @@ itself after a few milliseconds. What arrives is pinned by nobody; the order of 
 session.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from cache_tiers.types import ChunkKey, MissReason, SessionKey
 from engine.core_plugin.manager import CHUNKS_PER_READ, TierManager
@@ -18,6 +19,18 @@ Piece = tuple[int, ChunkKey]
 
 PLANNED_AT_ONCE = 2 * CHUNKS_PER_READ
 """Chunks that are read for plans at the same time: one read under way, one queued."""
+UNASKED_S = 10.0
+"""What was begun for a request so long ago that the scheduler still does not know takes no room
+from others': the request was refused, or its client is gone."""
+
+
+@dataclass(slots=True)
+class _Arrived:
+    """Urgent chunks of a session that have come, or are on their way, and were not asked for."""
+
+    chunks: int
+    since: float
+    """When the latest of them were begun."""
 
 
 class Fetches:
@@ -33,8 +46,9 @@ class Fetches:
         """Whose reads are being started, and the place of each."""
         self.is_known: Callable[[SessionKey], bool] = lambda _: True
         """Whether a session is still there: what comes for one that is gone is dropped."""
-        self._arrived: Counter[SessionKey] = Counter()
-        """Urgent chunks that have come, or are on their way, and were not asked for yet."""
+        self.is_running: Callable[[SessionKey], bool] = lambda _: False
+        """Whether a request of the session is with the scheduler: it asks, or its end is told."""
+        self._arrived: dict[SessionKey, _Arrived] = {}
         self._asked_at: dict[SessionKey, float] = {}
         """When the request asked that found chunks of its session being read."""
         self._is_over = False
@@ -101,8 +115,7 @@ class Fetches:
     def advance(self, now: float, *, loads_wait: bool, reads: int) -> None:
         """Start what may be started. ``loads_wait``: a request waits for a load; ``reads``: chunks
         that may be on their way for this at all."""
-        # The first in the queue are not to be pushed out by the last, and others want room too.
-        room = self._manager.capacity * 3 // 4 - self._arrived.total()
+        room = self._urgent_room(now) if self._urgent else 0
         for session in list(self._urgent):
             if room <= 0:
                 # What is left their requests load themselves.
@@ -112,7 +125,9 @@ class Fetches:
             if most <= 0:
                 return
             started = self._start(session, self._urgent, now, most)
-            self._arrived[session] += started
+            if started:
+                before = self._arrived.get(session)
+                self._arrived[session] = _Arrived(started + (before.chunks if before else 0), now)
             room -= started
         while self._planned and not loads_wait:
             most = min(PLANNED_AT_ONCE, reads) - len(self._reading)
@@ -121,6 +136,17 @@ class Fetches:
             session = next(iter(self._planned))
             if not self._start(session, self._planned, now, min(CHUNKS_PER_READ, most)):
                 return
+
+    def _urgent_room(self, now: float) -> int:
+        """Chunks that may still come for requests. The first in the queue are not to be pushed out
+        by the last, and others want room too."""
+        self._arrived = {
+            session: arrived
+            for session, arrived in self._arrived.items()
+            if self.is_running(session) or now - arrived.since < UNASKED_S
+        }
+        arrived = sum(each.chunks for each in self._arrived.values())
+        return self._manager.capacity * 3 // 4 - arrived
 
     def _start(
         self,

@@ -18,7 +18,6 @@ plan           DRAM, then the device  in time for the predicted return, while no
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -26,8 +25,9 @@ from itertools import islice
 from cache_tiers import hints
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.returns.empirical import EmpiricalReturns
-from cache_tiers.returns.types import TurnEnd
+from cache_tiers.returns.types import Awaits, TurnEnd
 from cache_tiers.types import ChunkKey, SessionKey
+from engine.core_plugin.away import AwaySessions
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.planning import Planning, Upkeep
 from engine.core_plugin.sessions_view import SessionChunks
@@ -37,14 +37,9 @@ PLAN_EVERY_S = 0.05
 """Plans are made at most so often."""
 MOST_ARRIVING = 1024
 """Requests whose first byte is remembered until the scheduler asks for them."""
-MOST_RESTING = 65_536
-"""Sessions that are away and not planned for."""
 SWEEP = 2048
 """Blocks looked at for a request for those that nobody needs: some 2 ms of the scheduler's
 thread."""
-MOST_PLANNED_FOR = 512
-"""Sessions that a plan looks at, those whose turns ended last: each costs the scheduler's thread
-some 20 µs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ class Foresight:
         *,
         tokens_per_chunk: int,
         prefetch: bool = True,
-        worth: Callable[[Sequence[ChunkKey]], int] = len,
+        worth: Callable[[SessionKey, Sequence[ChunkKey]], int] = lambda _, chain: len(chain),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without ``prefetch`` nothing comes up before it is asked for; ``worth`` says how many of
@@ -95,10 +90,8 @@ class Foresight:
         self.planning = Planning(manager, sessions, self._dram, self._device)
         self.running: set[SessionKey] = set()
         """Sessions with a request at the scheduler."""
-        self._away: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
-        """Sessions between two turns for which is planned, the latest last."""
-        self._resting: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
-        """Those for which nothing is planned: parked, or longer away than the others."""
+        self.planning.fetches.is_running = self.running.__contains__
+        self._away = AwaySessions()
         self._arrived: dict[SessionKey, float] = {}
         """First bytes of requests that the scheduler has not asked for."""
         self._plan_at = math.inf
@@ -112,8 +105,7 @@ class Foresight:
         now = self._clock()
         self.returns.returned(session, self._arrived.get(session, now))
         self.running.add(session)
-        self._resting.pop(session, None)
-        self._away.pop(session, None)
+        self._away.back(session)
         self._changed()
         self._dram.order.began(session, now)
         self._device.order.began(session, now)
@@ -134,27 +126,26 @@ class Foresight:
 
     def turn_ended(self, end: TurnEnd) -> None:
         """The turn was answered: the session is away."""
-        self.returns.ended(end, self._clock())
-        self._resting.pop(end.session, None)
-        self._away[end.session] = end
-        self._away.move_to_end(end.session)
-        if len(self._away) > MOST_PLANNED_FOR:
-            self._rest(next(iter(self._away)))
+        now = self._clock()
+        self.returns.ended(end, now)
+        self._away.left(end, now)
         self._changed()
 
     def expect(self, session: SessionKey, expected_s: float | None, tool: str) -> None:
         """The client says how long from now the session will be away; of one that is not away,
         nothing."""
-        end = self._away.get(session) or self._resting.get(session)
+        end = self._away.get(session)
         if end is not None:
-            self.turn_ended(replace(end, expected_s=expected_s, tool=tool or end.tool))
+            if tool:
+                end = replace(end, awaits=Awaits.TOOL, tool=tool)
+            self.turn_ended(replace(end, expected_s=expected_s))
 
     def parked(self, session: SessionKey) -> None:
         """Somebody wanted its room: it comes up again when it arrives, or for what its client
         announces from now on, not because there is room."""
-        if session in self._away:
+        if session in self._away.planned:
             self.planning.fetches.forget(session)
-            self._rest(session)
+            self._away.rest(session)
 
     def arriving(self, session: SessionKey) -> None:
         """The first byte of a request has come."""
@@ -165,7 +156,7 @@ class Foresight:
             del self._arrived[next(iter(self._arrived))]
         chain = self._sessions.chain(session)
         if chain and self._prefetch:
-            self.planning.bring(session, chain[: self.worth(chain)], fill=True)
+            self.planning.bring(session, chain[: self.worth(session, chain)], fill=True)
 
     def asked(self, session: SessionKey) -> None:
         """The scheduler asks for the chunks of a request of the session, perhaps not the first
@@ -177,13 +168,12 @@ class Foresight:
     def look_ahead(self, session: SessionKey, keys: Sequence[ChunkKey]) -> None:
         """A request of the session waits to be scheduled, which will ask for these."""
         if self._prefetch:
-            self.planning.bring(session, keys[: self.worth(keys)], fill=False)
+            self.planning.bring(session, keys[: self.worth(session, keys)], fill=False)
 
     def forget(self, session: SessionKey) -> None:
         """The session is gone."""
         self.returns.forget(session, self._clock())
-        self._resting.pop(session, None)
-        self._away.pop(session, None)
+        self._away.back(session)
         self.planning.forget(session)
         self._manager.dram.order.disown(session)
         self._dram.order.forget(session)
@@ -207,9 +197,9 @@ class Foresight:
 
     def back(self, session: SessionKey) -> tuple[float | None, float | None]:
         """In how many seconds the session is expected: in the median, and in nine of ten cases.
-        None for one that is not away, and for what is not expected."""
+        None for one that is not away, for what is not expected, and while what is does not fit."""
         since, outlook = self.returns.away_since(session), self.returns.outlook(session)
-        if since is None or outlook is None:
+        if since is None or outlook is None or not self.returns.trusts(session):
             return None, None
         away_s = max(0.0, self._clock() - since)
         times = (outlook.quantile(share, away_s) - away_s for share in (0.5, 0.9))
@@ -222,11 +212,12 @@ class Foresight:
         """Plan what is due, and go on with what is planned. ``loads_wait``: a request waits for a
         load; ``reads``: chunks that may be on their way from SSD besides those of loads."""
         fetches, fills = self.planning.fetches, self.planning.fills
-        if fetches.take_over() or fills.end_if_over():
+        woken = self._away.wake(now)
+        if fetches.take_over() or fills.end_if_over() or woken:
             self._changed()
         if now >= self._plan_at and not loads_wait:
             self._planned_at, self._plan_at = now, math.inf
-            next_at = self.planning.plan(self._away, now)
+            next_at = self.planning.plan(self._away.planned, now)
             if next_at is not None:
                 self._plan_at = max(next_at, now + PLAN_EVERY_S)
         fetches.advance(now, loads_wait=loads_wait, reads=reads)
@@ -234,11 +225,11 @@ class Foresight:
     @property
     def busy(self) -> bool:
         """Whether the engine must go on stepping: something is on its way, or about to be."""
-        return bool(self.planning.fetches) or self._plan_at <= self._clock() + PLAN_EVERY_S
+        return bool(self.planning.fetches) or self._due_at <= self._clock() + PLAN_EVERY_S
 
     def next_in_s(self) -> float | None:
         """When to poll at the latest, should nothing happen; None for not at all."""
-        return None if self._plan_at == math.inf else max(0.0, self._plan_at - self._clock())
+        return None if self._due_at == math.inf else max(0.0, self._due_at - self._clock())
 
     # --- the device -----------------------------------------------------------------------------
 
@@ -275,7 +266,6 @@ class Foresight:
             return
         self._plan_at = min(self._plan_at, max(self._clock(), self._planned_at + PLAN_EVERY_S))
 
-    def _rest(self, session: SessionKey) -> None:
-        self._resting[session] = self._away.pop(session)
-        if len(self._resting) > MOST_RESTING:
-            self._resting.popitem(last=False)
+    @property
+    def _due_at(self) -> float:
+        return min(self._plan_at, self._away.wakes_at) if self._prefetch else math.inf

@@ -63,7 +63,8 @@ class LoadStream:
         """Items from here on are given up."""
         self.failure: MissReason | None = None
         self.held = False
-        """Held back in this step, so that others are not slowed: it waits for nothing else."""
+        """Held back in this step, from reads or copies, so that others are not slowed: it waits for
+        nothing else."""
 
     # --- what to do next -------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ class Loads:
         here = [item.key for item in stream.items if self._manager.dram.has(item.key)]
         self._manager.bring(here, stream, now)
         self._read(load, now)
+        stream.held = self._stands_aside(load)
 
     def is_open(self, request_id: str) -> bool:
         """Whether a load of the request runs."""
@@ -118,7 +119,8 @@ class Loads:
                 self._moved += len(run)
                 job_id = self._new_job_id()
                 jobs[job_id] = self._part(job_id, load, run)
-            load.stream.held = allowed < 1 and load.stream.ready > 0
+            held = allowed < 1 and load.stream.ready > 0
+            load.stream.held = held or self._stands_aside(load)
             self._end_if_over(load, now)
         return jobs
 
@@ -152,6 +154,10 @@ class Loads:
         wanted = stream.to_read(int(min(window - stream.in_dram(), self.reads_left)))
         if wanted:
             self._manager.bring(wanted, stream, now)
+
+    def _stands_aside(self, load: Load) -> bool:
+        """Whether all that is left of it may not be read now, because another is waited for."""
+        return self.waited_for and not load.waited_for and not load.stream.in_dram()
 
     def _part(self, job_id: int, load: Load, run: Sequence[LoadItem]) -> TransferJob:
         keys = [item.key for item in run]

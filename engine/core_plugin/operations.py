@@ -39,6 +39,10 @@ class SessionsView(Protocol):
 
     def chain(self, session: SessionKey) -> tuple[ChunkKey, ...] | None: ...
 
+    def reads_left(self) -> int:
+        """Chunks that operations may begin to read from SSD now, beside what loads need."""
+        ...
+
     def describe(self, session: SessionKey) -> SessionKv: ...
 
     def to_write(self, session: SessionKey) -> Sequence[ChunkKey]:
@@ -106,7 +110,8 @@ class ParkOperation:
 
 
 class PrefetchOperation:
-    """Bring a session's chunks to DRAM, from the front, as many as DRAM can hold beside others."""
+    """Bring a session's chunks to DRAM, from the front, as many as DRAM can hold beside others, and
+    as fast as loads leave the disk to it."""
 
     def __init__(
         self, view: SessionsView, session: SessionKey, deadline_ms: int, now: float
@@ -130,7 +135,10 @@ class PrefetchOperation:
             handled = self._reading.union(self._pinned)
             pending = [key for key in self._wanted if key not in handled]
             if pending and manager.dram.spare() > 0:
-                manager.bring(pending, self, now, break_pins=False)
+                away = [key for key in pending if not manager.dram.has_or_awaits(key)]
+                later = set(away[self._view.reads_left() :])
+                due = [key for key in pending if key not in later]
+                manager.bring(due, self, now, break_pins=False)
                 return None
             if self._reading:
                 return None
@@ -140,6 +148,11 @@ class PrefetchOperation:
         complete = self._whole and len(self._pinned) == len(self._wanted)
         tokens = len(self._pinned) * self._view.tokens_per_chunk
         return Prefetched(self._session, tokens, complete)
+
+    @property
+    def reading(self) -> int:
+        """Chunks on their way for it."""
+        return len(self._reading)
 
     # ReadWaiter
 

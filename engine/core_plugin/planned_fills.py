@@ -14,9 +14,9 @@ from engine.core_plugin.device_fill import OnFailed
 from engine.core_plugin.manager import TierManager
 from engine.core_plugin.sessions_view import SessionChunks
 
-Fill = Callable[[SessionKey, int, float, OnFailed], "Future[bytes]"]
+Fill = Callable[[SessionKey, int, float, OnFailed], "Future[bytes] | None"]
 """Bring a session's first chunks to the device; leaves a share of the idle blocks to requests. The
-future is done when that is over."""
+future is done when that is over; None where it could not begin now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,8 @@ class PlannedFills:
         chunks = self._chain(session)[here:upto]
         origins = [self._manager.origins.below_device(key) for key in chunks]
         reply = self._fill(session, upto, keep_share, partial(self.on_failed, session))
+        if reply is None:
+            return False
         self._filling = _Filling(session, here, origins, reply)
         return True
 

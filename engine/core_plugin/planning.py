@@ -135,7 +135,7 @@ class Planning:
         short = [
             Shortfall(s, here, len(chain))
             for s, chain in chains.items()
-            if (here := max(on_device[s], self._held(s))) < len(chain)
+            if (here := self._sessions.at_hand(s)) < len(chain)
             and self._manager.is_on_ssd(chain[here])
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
@@ -157,19 +157,16 @@ class Planning:
             self._device.order.holds(session, here, now)
             self.fills.tally.holds(session, here)
             # From DRAM alone: what is on SSD comes there first, as the other plan has it.
-            upto = min(len(chains[session]), here + self._held(session))
+            upto = self._sessions.at_hand(session)
             if here < upto:
                 short.append(Shortfall(session, here, upto))
         missing = sum(each.chunks - each.here for each in short)
         room = device.spare(missing, self._sessions.is_needed)
         plan = self._device.planner.plan(short, room, now)
-        if plan.fetches and not self.fills.under_way:
-            first = plan.fetches[0]
-            self.fills.start(first.session, first.upto, keep_share=KEEP_SHARE)
+        for fetch in plan.fetches:
+            if self.fills.start(fetch.session, fetch.upto, keep_share=KEEP_SHARE):
+                break
         return plan
-
-    def _held(self, session: SessionKey) -> int:
-        return self._manager.dram.order.held(session)
 
     def _failed(self, session: SessionKey, reason: MissReason) -> None:
         self._failures[session] = reason

@@ -98,7 +98,9 @@ class ValetScheduler(OffloadingConnectorScheduler):
             self.costs,
             tokens_per_chunk=self.tokens_per_chunk,
             prefetch=bool(spec.extra_config["prefetch"]),
-            worth=lambda chain: self.choice.worth(chain, 0),
+            worth=lambda session, chain: self.choice.worth(
+                chain, self.sessions.leading_there(session, chain)
+            ),
         )
         self._ssd_outlook = SsdOutlook(
             self.manager,

@@ -200,6 +200,13 @@ class SessionChunks:
         chain, is_on_ssd = self.chain(session) or (), self._manager.is_on_ssd
         return bisect_left(range(len(chain)), True, key=lambda i: not is_on_ssd(chain[i]))
 
+    def at_hand(self, session: SessionKey) -> int:
+        """Leading chunks that are on the device, and those behind them that are in DRAM: as quickly
+        and as roughly as ``on_device``."""
+        has, chain = self._manager.dram.has, self.chain(session) or ()
+        here = self.leading_there(session, chain)
+        return bisect_left(chain, True, lo=here, key=lambda key: not has(key))
+
     def idle_blocks(self, session: SessionKey, keep: int) -> Iterator[int]:
         """Idle device blocks of the session's chunks behind the first ``keep``, the last first;
         none of chunks that other sessions hold too."""
@@ -221,6 +228,18 @@ class SessionChunks:
     def is_shared(self, key: ChunkKey) -> bool:
         """Whether more than one session holds the chunk and has not left it behind."""
         return self.lineage.keepers(key) > 1
+
+    def holders(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, SessionKey]:
+        """For each of ``keys`` that sessions in use hold, the one that was used last."""
+        wanted = {key for key in keys if self.lineage.keepers(key)}
+        found: dict[ChunkKey, SessionKey] = {}
+        for session, chain in reversed(self._in_use.items()):
+            if not wanted:
+                break
+            if not wanted.isdisjoint(chain):
+                found.update(dict.fromkeys(wanted.intersection(chain), session))
+                wanted -= found.keys()
+        return found
 
     def leading_shared(self, session: SessionKey, keys: Iterable[ChunkKey]) -> int:
         """How many of ``keys``, from the first on, a session other than this one holds too."""

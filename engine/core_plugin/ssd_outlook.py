@@ -7,7 +7,6 @@ on the other thread, and only if room is needed.
 """
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection
 from itertools import islice
 
@@ -70,15 +69,8 @@ class SsdOutlook:
             manifests=ssd.manifests,
             away=away_of(self._returns, ssd.manifests.sessions(), now),
             running=frozenset(self._running),
-            above={session: self._above(session) for session in torn},
+            above={session: self._sessions.at_hand(session) for session in torn},
             price=Price.of(self._costs, self._tokens_per_chunk),
             now=self._wall_clock(),
         )
         ssd.store.expect(noted.expectation)
-
-    def _above(self, session: SessionKey) -> int:
-        """Leading chunks that are on the device, and those behind them that are in DRAM: quickly,
-        as ``SessionChunks.on_device``."""
-        has, here = self._manager.dram.has, self._sessions.on_device(session)
-        chain = self._sessions.chain(session) or ()
-        return bisect_left(chain, True, lo=here, key=lambda key: not has(key))

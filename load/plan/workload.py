@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -55,7 +56,7 @@ def _reader(path: Path) -> Callable[[Path], Trace]:
                 reader = _reader_of(line)
                 if reader is not None:
                     return reader
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CannotPlan(f"{path} cannot be read: {error}") from None
     raise CannotPlan(f"{path} is no trace: see load/traces.py for the formats")
 
@@ -63,7 +64,7 @@ def _reader(path: Path) -> Callable[[Path], Trace]:
 def _reader_of(line: bytes) -> Callable[[Path], Trace] | None:
     try:
         value: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None

@@ -1,12 +1,13 @@
 """What is foreseen meets the tiers: real DRAM region, real store, no engine; time is told."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cache_tiers.learned_costs import LearnedCosts
+from cache_tiers.prefetch.types import Plan, Shortfall
 from cache_tiers.returns.types import Awaits, TurnEnd
 from cache_tiers.types import ChunkKey, MissReason, SessionKey, Tier
 from engine.core_plugin.fetches import PLANNED_AT_ONCE
@@ -273,3 +274,66 @@ def test_what_only_dram_has_is_worth_what_it_costs_to_compute(
     loaded_s = world.costs.load_s(6)
     assert computed_s > 4 * loaded_s
     assert dearer.held > 2 * worth.held
+
+
+def test_what_a_forgotten_session_shared_is_cut_as_the_others_chains(world: World) -> None:
+    parent, chain = world.turn("parent", range(6))
+    world.away(parent)
+    child = SessionKey("t/child")
+    world.sessions.fork(parent, child, 4 * TOKENS)
+    world.turn("child", range(4))
+    world.away(child)
+    world.sessions.forget(child)
+    world.foresight.forget(child)
+    assert world.manager.dram.order.held(parent) == 6
+    assert world.manager.dram.order.loose == 0
+    world.turn("new", range(20, 20 + ROWS - 4))
+    assert [world.manager.dram.has(each) for each in chain] == [True] * 4 + [False] * 2
+
+
+def test_a_chain_that_others_share_is_short_of_nothing_that_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, numbers in (("a", range(4)), ("b", range(5))):
+        session, _ = world.turn(name, numbers)
+        world.away(session)
+    asked: list[Shortfall] = []
+    planner = world.foresight.planning.dram.planner
+    plan = type(planner).plan
+
+    def watched(self: object, short: Iterable[Shortfall], room: int, now: float) -> Plan:
+        asked.extend(short)
+        return plan(planner, asked, room, now)
+
+    monkeypatch.setattr(type(planner), "plan", watched)
+    world.foresight.poll(world.now, loads_wait=False, reads=100)
+    assert asked == []
+    world.demote([key(n) for n in (3, 4)])
+    world.now += 1.0
+    world.away(SessionKey("t/b"))
+    world.foresight.poll(world.now, loads_wait=False, reads=100)
+    assert {(each.session, each.here, each.chunks) for each in asked} == {
+        ("t/a", 3, 4),
+        ("t/b", 3, 5),
+    }
+
+
+def test_a_tool_that_is_named_in_the_gap_is_what_it_waits_for(world: World) -> None:
+    medians = []
+    for name, tool in (("a", ""), ("b", "pytest")):
+        session, _ = world.turn(name, range(3))
+        world.foresight.turn_ended(TurnEnd(session=session, awaits=Awaits.PERSON))
+        world.foresight.expect(session, None, tool)
+        medians.append(world.foresight.back(session)[0])
+    person, with_tool = medians
+    assert person is not None
+    assert with_tool is not None
+    assert with_tool < person / 5
+
+
+def test_what_does_not_fit_is_not_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = world.turn("a", range(3))
+    world.away(session)
+    assert world.foresight.back(session)[0] is not None
+    monkeypatch.setattr(world.foresight.returns, "trusts", lambda session: False)
+    assert world.foresight.back(session) == (None, None)

@@ -38,6 +38,7 @@ class World:
             self.tiers.store([n])
         self.sessions.remember(SESSION, None, self.chain, [], alone=True)
         assert self.tiers.manager.dram.drop(self.chain) == CHUNKS
+        self.refuses = False
         self.replies: list[Future[bytes]] = []
         self.failing: list[OnFailed] = []
         self.fills = PlannedFills(self.tiers.manager, self.sessions)
@@ -45,7 +46,9 @@ class World:
 
     def _fill(
         self, session: SessionKey, upto: int, keep_share: float, failed: OnFailed
-    ) -> "Future[bytes]":
+    ) -> "Future[bytes] | None":
+        if self.refuses:
+            return None
         self.replies.append(Future())
         self.failing.append(failed)
         return self.replies[-1]
@@ -125,6 +128,14 @@ def test_one_at_a_time(world: World) -> None:
     assert not world.start()
     world.end(0)
     assert world.start(), "the one before is over"
+
+
+def test_one_that_cannot_begin_now_blocks_nothing(world: World) -> None:
+    world.refuses = True
+    assert not world.start()
+    assert not world.fills.under_way
+    world.refuses = False
+    assert world.start()
 
 
 def test_two_fills_of_one_gap_are_counted_as_one_run(world: World) -> None:

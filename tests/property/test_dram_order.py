@@ -62,6 +62,16 @@ class Sessions:
     def is_shared(self, key: ChunkKey) -> bool:
         return sum(key in chain for chain in CHAINS.values()) > 1
 
+    def holders(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, SessionKey]:
+        """The first by name but ``gone``."""
+        found = {}
+        for session in sorted(CHAINS, reverse=True):
+            if session != self.gone:
+                found.update({key: session for key in keys if key in CHAINS[session]})
+        return found
+
+    gone: SessionKey | None = None
+
 
 class OrderMachine(RuleBasedStateMachine):
     """``order`` has the longest unused first; ``standing`` is what everybody was told."""
@@ -70,7 +80,8 @@ class OrderMachine(RuleBasedStateMachine):
         super().__init__()
         self.prefixes = ByName()
         self.policy = DramPolicy(16)
-        self.policy.bind(self.prefixes, Sessions(), clock=lambda: 0.0)
+        self.sessions = Sessions()
+        self.policy.bind(self.prefixes, self.sessions, clock=lambda: 0.0)
         self.policy.standing_of = lambda key: self.standing.get(key, Standing.ORDINARY)
         self.heard: dict[SessionKey, int] = {}
         self.policy.on_held = self.heard.__setitem__
@@ -105,6 +116,15 @@ class OrderMachine(RuleBasedStateMachine):
     def belong(self, session: SessionKey) -> None:
         self.policy.own([OffloadKey(key) for key in CHAINS[session]], session)
         self.owner |= {key: session for key in CHAINS[session] if key in self.order}
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def end(self, session: SessionKey) -> None:
+        """What others hold too is theirs; the rest nobody's. The chain may come again."""
+        self.sessions.gone = session
+        heirs = self.sessions.holders(self.order)
+        self.policy.disown(session)
+        self.sessions.gone = None
+        self.owner |= {k: heirs.get(k) for k in self.order if self.owner[k] == session}
 
     @rule(session=st.sampled_from(SESSIONS), begins=st.booleans())
     def turn(self, session: SessionKey, begins: bool) -> None:

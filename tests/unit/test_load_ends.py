@@ -25,7 +25,8 @@ class Side:
         self.ledger = ReportLedger(TOKENS, store_enabled=True)
         self.ledger.begin("r", None, None)
         manager: Any = SimpleNamespace(
-            chunk_bytes=100, origins=lambda _: SimpleNamespace(tiers={}, prefetched=set())
+            chunk_bytes=100,
+            origins=SimpleNamespace(of=lambda _: SimpleNamespace(tiers={}, prefetched=set())),
         )
         self.ends = LoadEnds(
             self.orders,

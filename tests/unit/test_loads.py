@@ -1,6 +1,6 @@
 """Loads in progress: what is read, and in which order, and what the workers copy."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -68,11 +68,15 @@ class Bench:
         self.loads = Loads(tiers, workers=1, groups=1, new_job_id=lambda: next(numbers))
         self.ended: list[LoadStream] = []
 
-    def open(self, numbers: range, request: str = "r") -> LoadStream:
+    def open(self, numbers: range, request: str = "r", patience_s: float = 5.0) -> LoadStream:
         items = [LoadItem(key(n), 0, n, (100 + n,)) for n in numbers]
-        stream = LoadStream(items, now=0.0, patience_s=5.0)
+        stream = LoadStream(items, now=0.0, patience_s=patience_s)
         self.loads.open(request, stream, lambda over, _: self.ended.append(over), 0.0)
         return stream
+
+    def finish(self, jobs: Iterable[int], now: float = 0.0) -> None:
+        """The workers have copied these parts."""
+        self.loads.take_completed(dict.fromkeys(jobs, 1), now)
 
     def reading(self) -> list[int]:
         return [int(each) for each in self.tiers.reading]
@@ -131,6 +135,32 @@ def test_a_fill_reads_nothing_while_a_request_waits(bench: Bench) -> None:
     bench.loads.await_fills()
     bench.loads.advance(0.0)
     assert bench.reading() == [0, 1, 2, 10, 11, 12]
+
+
+def test_a_fill_that_stands_aside_loses_no_patience(bench: Bench) -> None:
+    bench.open(range(3), patience_s=60.0)
+    fill = bench.open(range(10, 13), FILL)
+    for now in (6.0, 12.0):
+        bench.loads.advance(now)
+        assert fill.failure is None
+        assert fill.held
+    bench.tiers.read(0, 1, 2)
+    bench.finish(bench.loads.advance(13.0), 13.0)
+    bench.loads.advance(14.0)
+    assert bench.reading() == [10, 11, 12]
+    assert not fill.held
+    bench.loads.advance(19.1)
+    assert fill.failure is MissReason.IO_TIMEOUT, "it was its turn, and nothing came"
+
+
+def test_a_fill_whose_reads_are_under_way_is_not_held(bench: Bench) -> None:
+    fill = bench.open(range(10, 13), FILL)
+    bench.open(range(3))
+    bench.loads.advance(0.0)
+    assert not fill.held, "it waits for the disk"
+    bench.tiers.read(10)
+    bench.loads.advance(0.0)
+    assert not fill.held, "for a copy too"
 
 
 def test_one_that_fails_lets_go_of_what_it_held(bench: Bench) -> None:

@@ -275,7 +275,8 @@ def test_an_announcement_that_did_not_hold_says_nothing_more(agent: Agent) -> No
     agent.now += 30.0
     agent.end("a/3")
     announced, plain = (agent.returns.outlook(SessionKey(s)) for s in ("a/1", "a/2"))
-    assert announced is not None and plain is not None
+    assert announced is not None
+    assert plain is not None
     assert announced.quantile(0.5, 30.0) == pytest.approx(plain.quantile(0.5, 30.0), rel=0.1)
 
 

@@ -98,7 +98,7 @@ def test_rates_are_predicted_where_they_can_be_and_by_recency_where_not() -> Non
         book.hold(at, session)
     rates = book.rates({A: Steady(0.01), B: Never()})
     assert rates[A] == pytest.approx(0.01, rel=0.01)
-    assert rates[B] == 0.0
+    assert rates[B] == unknown_rate(600.0), "longer away than was thought possible"
     assert rates[C] == unknown_rate(100.0) < rates[SessionKey("t/d")] == unknown_rate(1.0)
 
 

@@ -1,6 +1,6 @@
 """When the SSD is told what is expected of sessions, and what."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -49,28 +49,19 @@ class Ssd:
 
 
 @dataclass
-class Dram:
-    held: set[ChunkKey] = field(default_factory=set)
-
-    def has(self, key: ChunkKey) -> bool:
-        return key in self.held
-
-
-@dataclass
 class Manager:
     ssd: Ssd | None
-    dram: Dram
 
 
 class Sessions:
     def __init__(self, manifests: Manifests) -> None:
         self.chain = manifests.get
-        self.device: dict[SessionKey, int] = {}
+        self.above: dict[SessionKey, int] = {}
         self.asked = 0
 
-    def on_device(self, session: SessionKey) -> int:
+    def at_hand(self, session: SessionKey) -> int:
         self.asked += 1
-        return self.device.get(session, 0)
+        return self.above.get(session, 0)
 
 
 class Bench:
@@ -79,7 +70,7 @@ class Bench:
         for session in (A, B, C):
             manifests.replace(session, chain(session))
         self.store = Store()
-        self.manager = Manager(Ssd(self.store, manifests), Dram())
+        self.manager = Manager(Ssd(self.store, manifests))
         self.sessions = Sessions(manifests)
         self.returns = FakeReturns()
         self.running: set[SessionKey] = set()
@@ -165,8 +156,7 @@ def test_what_was_told_does_not_change_with_what_happens_next(bench: Bench) -> N
 
 
 def test_what_tiers_above_have_of_torn_sessions(bench: Bench) -> None:
-    bench.sessions.device = {A: 3, C: 5}
-    bench.manager.dram.held = {*chain(A)[2:6], *chain(B)[:2], *chain(C)}
+    bench.sessions.above = {A: 6, B: 2, C: 5}
     bench.store.torn = (A, B)
     assert bench.above() == {A: 6, B: 2}
 
