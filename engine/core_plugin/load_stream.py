@@ -14,7 +14,8 @@ what came before it stays, the rest is recomputed.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -56,6 +57,11 @@ class LoadStream:
         if len(self._index) != len(self.items):
             raise ValueError("a chunk occurs twice in one load")
         self._states = [ItemState.WAITING] * len(self.items)
+        self._count = Counter({ItemState.WAITING: len(self.items)})
+        """Items in each state."""
+        # States only go on, so each of these does: nothing is looked at twice in every step.
+        self._begun = self._at_hand = self._done = 0
+        """Leading items that wait no more, that are in DRAM or further, and that are done."""
         self._patience_s = patience_s
         self._progress_at = now
         self.opened_at = now
@@ -70,18 +76,23 @@ class LoadStream:
 
     def to_read(self, limit: int) -> list[ChunkKey]:
         """The next chunks to bring to DRAM, at most ``limit``."""
-        if limit <= 0:
-            return []
-        waiting = (
-            self.items[i].key for i in range(self._end) if self._states[i] is ItemState.WAITING
-        )
-        return [key for key, _ in zip(waiting, range(limit), strict=False)]
+        self._begun = self._leading(self._begun, lambda state: state is not ItemState.WAITING)
+        keys: list[ChunkKey] = []
+        for i in range(self._begun, self._end):
+            if len(keys) >= limit:
+                break
+            if self._states[i] is ItemState.WAITING:
+                keys.append(self.items[i].key)
+        return keys
 
     def take_run(self, limit: float = math.inf) -> list[LoadItem]:
         """The next run of ready, logically contiguous chunks of one group, at most ``limit``; now
         COPYING."""
         run: list[LoadItem] = []
-        for i in range(self._end):
+        if not self.ready:
+            return run
+        self._pass_done()
+        for i in range(self._done, self._end):
             if len(run) >= limit:
                 break
             item = self.items[i]
@@ -91,14 +102,13 @@ class LoadStream:
                 continue
             if run and not _follows(run[-1], item):
                 break
-            self._states[i] = ItemState.COPYING
+            self._set(i, ItemState.COPYING)
             run.append(item)
         return run
 
     def in_dram(self) -> int:
         """Chunks of this stream that occupy DRAM now (being read, ready or being copied)."""
-        held = (ItemState.READING, ItemState.READY, ItemState.COPYING)
-        return sum(state in held for state in self._states)
+        return len(self.items) - self._count[ItemState.WAITING] - self._count[ItemState.DONE]
 
     # --- what happened ---------------------------------------------------------------------
 
@@ -109,7 +119,7 @@ class LoadStream:
     def on_ready(self, keys: Iterable[ChunkKey], now: float) -> None:
         """These are in DRAM and pinned by the caller for this stream."""
         for key in keys:
-            self._states[self._index[key]] = ItemState.READY
+            self._set(self._index[key], ItemState.READY)
         self._progress_at = now
 
     def on_copied(self, keys: Iterable[ChunkKey], now: float) -> None:
@@ -123,8 +133,9 @@ class LoadStream:
 
     def give_up(self, reason: MissReason) -> None:
         """Stop where the stream stands: nothing new is read or copied."""
-        for i, state in enumerate(self._states[: self._end]):
-            if state not in (ItemState.DONE, ItemState.COPYING):
+        self._pass_done()
+        for i in range(self._done, self._end):
+            if self._states[i] not in (ItemState.DONE, ItemState.COPYING):
                 self._fail_at(i, reason)
                 return
 
@@ -150,23 +161,24 @@ class LoadStream:
     def at_hand(self) -> int:
         """Leading items that are on the device or in DRAM."""
         away = (ItemState.WAITING, ItemState.READING)
-        return next((i for i, state in enumerate(self._states) if state in away), len(self.items))
+        self._at_hand = self._leading(self._at_hand, lambda state: state not in away)
+        return self._at_hand
 
     @property
     def reading(self) -> int:
         """Items that are on their way from SSD, those included that are given up."""
-        return self._states.count(ItemState.READING)
+        return self._count[ItemState.READING]
 
     @property
     def ready(self) -> int:
         """Items that are in DRAM, and not being copied."""
-        return self._states.count(ItemState.READY)
+        return self._count[ItemState.READY]
 
     @property
     def ended(self) -> bool:
         """Nothing is being copied and nothing is left to do."""
-        done = all(state is ItemState.DONE for state in self._states[: self._end])
-        return done and not self._copying()
+        self._pass_done()
+        return self._done >= self._end and not self._copying()
 
     @property
     def failed_at(self) -> int | None:
@@ -192,7 +204,21 @@ class LoadStream:
         ]
 
     def _copying(self) -> bool:
-        return any(state is ItemState.COPYING for state in self._states)
+        return self._count[ItemState.COPYING] > 0
+
+    def _pass_done(self) -> None:
+        self._done = self._leading(self._done, lambda state: state is ItemState.DONE)
+
+    def _leading(self, start: int, is_so: Callable[[ItemState], bool]) -> int:
+        """How many leading items are in such a state, of which ``start`` were before."""
+        while start < len(self.items) and is_so(self._states[start]):
+            start += 1
+        return start
+
+    def _set(self, index: int, state: ItemState) -> None:
+        self._count[self._states[index]] -= 1
+        self._count[state] += 1
+        self._states[index] = state
 
     def _fail_at(self, index: int, reason: MissReason) -> None:
         if index < self._end:
@@ -204,7 +230,7 @@ class LoadStream:
             i = self._index[key]
             if self._states[i] is not old:
                 raise ValueError(f"item {i} is {self._states[i].name}, not {old.name}")
-            self._states[i] = new
+            self._set(i, new)
 
 
 def _follows(before: LoadItem, after: LoadItem) -> bool:
