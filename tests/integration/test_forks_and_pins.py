@@ -170,9 +170,9 @@ async def pins_survive_pressure_and_break_before_a_request_waits(bench: Bench) -
     for tier in (Tier.DEVICE, Tier.DRAM):
         granted = await engine.pin(pinned, tier, 600)
         assert (granted.granted, granted.tokens) == (True, 4 * BLOCK)
-    large = [prompt(seed, 10 * BLOCK + 10) for seed in (7, 8, 9, 10)]
-    for number in (0, 1):
-        await bench.turn(SessionKey(f"t/large{number}"), large[number])
+    # As long as theirs, so that recency decides.
+    for seed in range(20, 25):
+        await bench.turn(SessionKey(f"t/another{seed}"), prompt(seed, 4 * BLOCK + 10))
     by_tier = (await engine.status(other)).tokens_by_tier
     assert (by_tier[Tier.DEVICE], by_tier[Tier.DRAM]) == (0, 0)
     kept = (await engine.status(pinned)).tokens_by_tier
@@ -183,8 +183,10 @@ async def pins_survive_pressure_and_break_before_a_request_waits(bench: Bench) -
 
     await asyncio.gather(
         *(
-            asyncio.create_task(bench.turn(SessionKey(f"t/large{number}"), large[number]))
-            for number in (2, 3)
+            asyncio.create_task(
+                bench.turn(SessionKey(f"t/large{seed}"), prompt(seed, 10 * BLOCK + 10))
+            )
+            for seed in (9, 10)
         )
     )
     (broken,) = await engine.take_broken()
