@@ -204,7 +204,8 @@ def test_a_tenant_cannot_see_what_another_has_sent(a: Tenant, b: Tenant) -> None
 
 
 def test_the_distinguisher_sees_what_is_shared_and_only_that(a: Tenant, b: Tenant) -> None:
-    """Longer prompts, of which a hit saves more time. Within one tenant it sees every hit: by time
+    """Longer prompts, of which a hit saves more time. Within one tenant it sees hits by count, but
+    for the few that have left the device and are computed because that is as fast; and by time
     after a few rounds at most, however busy the machine is."""
     for right, guesses in judge(run(a, b, FEW, own=5)).values():
         assert right < chance(guesses)
@@ -212,7 +213,7 @@ def test_the_distinguisher_sees_what_is_shared_and_only_that(a: Tenant, b: Tenan
     for _ in range(MOST_ROUNDS):
         trials += run(a, a, FEW, own=5)
         within = judge(trials)
-        assert within["cached"] == (len(trials) // 2, len(trials) // 2)
+        assert within["cached"][0] >= 0.9 * within["cached"][1]
         right, guesses = max(within["time"], within["prefill"])
         if right >= chance(guesses):
             return
