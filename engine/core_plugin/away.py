@@ -3,6 +3,7 @@
 import heapq
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 from cache_tiers.returns.types import TurnEnd
 from cache_tiers.types import SessionKey
@@ -17,9 +18,11 @@ WAKE_S = 60.0
 
 
 class AwaySessions:
-    """Times are in seconds of one clock that does not go back."""
+    """Times are in seconds of one clock that does not go back. ``away_since`` tells when a gap
+    began; None where it is not known any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, away_since: Callable[[SessionKey], float | None]) -> None:
+        self._away_since = away_since
         self.planned: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
         """Those for which is planned, the latest last."""
         self._resting: OrderedDict[SessionKey, TurnEnd] = OrderedDict()
@@ -27,8 +30,6 @@ class AwaySessions:
         self._wakes: list[tuple[float, int, TurnEnd]] = []
         """When to plan for whom again, the first first; some are back."""
         self._serial = 0
-        self._left_at: dict[SessionKey, float] = {}
-        """Of ``planned``."""
 
     def get(self, session: SessionKey) -> TurnEnd | None:
         """How its turn ended; None for one that is not away."""
@@ -37,19 +38,17 @@ class AwaySessions:
     def left(self, end: TurnEnd, now: float) -> None:
         """The session is away from now on."""
         self._resting.pop(end.session, None)
-        self._plan_for(end, now, now)
+        self._plan_for(end, now)
 
     def back(self, session: SessionKey) -> None:
         """It is not away any more, or gone."""
         self._resting.pop(session, None)
         self.planned.pop(session, None)
-        self._left_at.pop(session, None)
 
     def rest(self, session: SessionKey) -> None:
         """Nothing is planned for it from now on, until it has left again."""
         end = self.planned.pop(session, None)
         if end is not None:
-            del self._left_at[session]
             self._resting[session] = end
             if len(self._resting) > MOST_RESTING:
                 self._resting.popitem(last=False)
@@ -59,10 +58,10 @@ class AwaySessions:
         whether there are any."""
         woken = False
         while self._wakes and self._wakes[0][0] <= now:
-            at, _, end = heapq.heappop(self._wakes)
+            _, _, end = heapq.heappop(self._wakes)
             if self._rests(end):
                 del self._resting[end.session]
-                self._plan_for(end, at + WAKE_S - (end.expected_s or 0.0), now)
+                self._plan_for(end, now)
                 woken = True
         return woken
 
@@ -71,20 +70,26 @@ class AwaySessions:
         """When ``wake`` is due; ``math.inf`` for not before somebody leaves."""
         return self._wakes[0][0] if self._wakes else math.inf
 
-    def _plan_for(self, end: TurnEnd, left_at: float, now: float) -> None:
+    def _plan_for(self, end: TurnEnd, now: float) -> None:
         self.planned[end.session] = end
         self.planned.move_to_end(end.session)
-        self._left_at[end.session] = left_at
         if len(self.planned) > MOST_PLANNED_FOR:
             oldest = next(iter(self.planned.values()))
-            wake_at = self._left_at[oldest.session] + (oldest.expected_s or 0.0) - WAKE_S
             self.rest(oldest.session)
-            if oldest.expected_s is not None and now < wake_at < math.inf:
-                self._serial += 1
-                heapq.heappush(self._wakes, (wake_at, self._serial, oldest))
-                if len(self._wakes) > 2 * MOST_RESTING:
-                    self._wakes = [each for each in self._wakes if self._rests(each[2])]
-                    heapq.heapify(self._wakes)
+            self._wake_later(oldest, now)
+
+    def _wake_later(self, end: TurnEnd, now: float) -> None:
+        """One that rests for others, if its return was announced and is not near."""
+        since = self._away_since(end.session)
+        if since is None or end.expected_s is None:
+            return
+        wake_at = since + end.expected_s - WAKE_S
+        if now < wake_at < math.inf:
+            self._serial += 1
+            heapq.heappush(self._wakes, (wake_at, self._serial, end))
+            if len(self._wakes) > 2 * MOST_RESTING:
+                self._wakes = [each for each in self._wakes if self._rests(each[2])]
+                heapq.heapify(self._wakes)
 
     def _rests(self, end: TurnEnd) -> bool:
         return self._resting.get(end.session) is end

@@ -91,7 +91,7 @@ class Foresight:
         self.running: set[SessionKey] = set()
         """Sessions with a request at the scheduler."""
         self.planning.fetches.is_running = self.running.__contains__
-        self._away = AwaySessions()
+        self._away = AwaySessions(self.returns.away_since)
         self._arrived: dict[SessionKey, float] = {}
         """First bytes of requests that the scheduler has not asked for."""
         self._plan_at = math.inf

@@ -23,6 +23,7 @@ MOST_FAILURES = 1024
 """Sessions of which it is remembered why they could not be brought up."""
 
 _Chains = dict[SessionKey, tuple[ChunkKey, ...]]
+_Counts = dict[SessionKey, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,10 @@ class Planning:
             s: chain for s in away if s not in self._failures and (chain := self._sessions.chain(s))
         }
         on_device = {s: self._sessions.on_device(s) for s in chains}
-        plans = [self._plan_dram(chains, on_device, now)]
+        at_hand = {s: self._sessions.at_hand(s, here) for s, here in on_device.items()}
+        plans = [self._plan_dram(chains, on_device, at_hand, now)]
         if self.fills.possible:
-            plans.append(self._plan_device(chains, on_device, now))
+            plans.append(self._plan_device(on_device, at_hand, now))
         return min((plan.next_at for plan in plans if plan.next_at is not None), default=None)
 
     def bring(self, session: SessionKey, keys: Sequence[ChunkKey], *, fill: bool) -> None:
@@ -131,12 +133,11 @@ class Planning:
             wasted_bytes=self._tally.wasted_bytes + self.fills.tally.wasted_bytes,
         )
 
-    def _plan_dram(self, chains: _Chains, on_device: dict[SessionKey, int], now: float) -> Plan:
+    def _plan_dram(self, chains: _Chains, on_device: _Counts, at_hand: _Counts, now: float) -> Plan:
         short = [
             Shortfall(s, here, len(chain))
             for s, chain in chains.items()
-            if (here := self._sessions.at_hand(s)) < len(chain)
-            and self._manager.is_on_ssd(chain[here])
+            if (here := at_hand[s]) < len(chain) and self._manager.is_on_ssd(chain[here])
         ]
         room = self._manager.dram.free() + self._manager.dram.order.loose
         plan = self.dram.planner.plan(short, room, now)
@@ -149,7 +150,7 @@ class Planning:
         )
         return plan
 
-    def _plan_device(self, chains: _Chains, on_device: dict[SessionKey, int], now: float) -> Plan:
+    def _plan_device(self, on_device: _Counts, at_hand: _Counts, now: float) -> Plan:
         device = self._sessions.device
         assert device is not None
         short = []
@@ -157,7 +158,7 @@ class Planning:
             self._device.order.holds(session, here, now)
             self.fills.tally.holds(session, here)
             # From DRAM alone: what is on SSD comes there first, as the other plan has it.
-            upto = self._sessions.at_hand(session)
+            upto = at_hand[session]
             if here < upto:
                 short.append(Shortfall(session, here, upto))
         missing = sum(each.chunks - each.here for each in short)

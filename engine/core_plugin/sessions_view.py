@@ -200,11 +200,11 @@ class SessionChunks:
         chain, is_on_ssd = self.chain(session) or (), self._manager.is_on_ssd
         return bisect_left(range(len(chain)), True, key=lambda i: not is_on_ssd(chain[i]))
 
-    def at_hand(self, session: SessionKey) -> int:
+    def at_hand(self, session: SessionKey, on_device: int | None = None) -> int:
         """Leading chunks that are on the device, and those behind them that are in DRAM: as quickly
-        and as roughly as ``on_device``."""
+        and as roughly as ``on_device``, which need not be asked again where it was."""
         has, chain = self._manager.dram.has, self.chain(session) or ()
-        here = self.leading_there(session, chain)
+        here = self.leading_there(session, chain) if on_device is None else on_device
         return bisect_left(chain, True, lo=here, key=lambda key: not has(key))
 
     def idle_blocks(self, session: SessionKey, keep: int) -> Iterator[int]:

@@ -13,11 +13,23 @@ def end(name: str, expected_s: float | None = None) -> TurnEnd:
     return TurnEnd(session=SessionKey(name), awaits=Awaits.TOOL, expected_s=expected_s)
 
 
+class Away(AwaySessions):
+    """Knows when each left."""
+
+    def __init__(self) -> None:
+        self.since: dict[SessionKey, float] = {}
+        super().__init__(self.since.get)
+
+    def left(self, end: TurnEnd, now: float) -> None:
+        self.since[end.session] = now
+        super().left(end, now)
+
+
 @pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> AwaySessions:
+def away(monkeypatch: pytest.MonkeyPatch) -> Away:
     """Plans for three at most."""
     monkeypatch.setattr("engine.core_plugin.away.MOST_PLANNED_FOR", 3)
-    return AwaySessions()
+    return Away()
 
 
 def test_those_that_left_last_are_planned_for(away: AwaySessions) -> None:

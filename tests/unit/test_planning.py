@@ -18,7 +18,7 @@ def test_where_one_session_cannot_be_filled_now_the_next_is() -> None:
     sessions: Any = SimpleNamespace(
         chain=lambda session: ("chunk",),
         on_device=lambda session: 0,
-        at_hand=lambda session: 1,
+        at_hand=lambda session, on_device: 1,
         device=SimpleNamespace(spare=lambda *_: 0),
         is_needed=lambda _: False,
     )
