@@ -7,13 +7,10 @@ Gaps are so long that the machine computes for a wanted share of the time: with 
 for each other and not for KV.
 """
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any, Final
 
-from load.environment import describe
-from load.report import times, verdict, write_json
-from load.side_by_side import ROOMY, Tiers, alternate, parser, scale_of
-from load.stints import compare, draw, summarize
+from load.side_by_side import ROOMY, Tiers, parser, run_comparison, scale_of
 
 DEVICE_SHARE: Final = 1 / 8
 DRAM_SHARE: Final = 1 / 2
@@ -22,7 +19,7 @@ MOST_P99: Final = 2.0
 LEAST_TURNS: Final = 0.9
 
 
-def wanted(ratios: dict[str, Any]) -> dict[str, bool | None]:
+def wanted(ratios: Mapping[str, Any]) -> dict[str, bool | None]:
     """Whether the figures are what Valet wants to reach. Pure."""
     p50, p99, turns = (ratios[name] for name in ("ttft_p50", "ttft_p99", "turns_per_minute"))
     return {
@@ -39,40 +36,13 @@ def main() -> None:
         "--slowdown", default="0.05", help="VALET_LOAD_SLOWDOWN of both servers (0.05)"
     )
     options = asked.parse_args()
-    scale = scale_of(options)
-    environment = describe()
-    live = scale.live_bytes
+    live = scale_of(options).live_bytes
     settings = {"VALET_LOAD_SLOWDOWN": options.slowdown}
-    tiers = {
-        "infinite": Tiers(ROOMY, int(live * DRAM_SHARE), settings),
+    servers = {
         "valet": Tiers(int(live * DEVICE_SHARE), int(live * DRAM_SHARE), settings),
+        "infinite": Tiers(ROOMY, int(live * DRAM_SHARE), settings),
     }
-    stints = alternate(tiers, scale, options.kept)
-    by_server = {name: [s for s in stints if s.server == name] for name in tiers}
-    summaries = {name: summarize(some) for name, some in by_server.items()}
-    ratios = compare(by_server["valet"], by_server["infinite"])
-    goals = wanted(ratios)
-    print(f"\n{draw(summaries)}\n")
-    print(
-        f"valet ÷ infinite: median {times(ratios['ttft_p50'])}, "
-        f"99th percentile {times(ratios['ttft_p99'])}, "
-        f"turns a minute {times(ratios['turns_per_minute'])}"
-    )
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
-    write_json(
-        options.out,
-        {
-            "environment": environment,
-            "scale": asdict(scale),
-            "tiers": {name: asdict(each) for name, each in tiers.items()},
-            "live_bytes": live,
-            "wanted": goals,
-            "ratios": ratios,
-            "servers": summaries,
-            "stints": [asdict(stint) for stint in stints],
-        },
-    )
+    run_comparison(servers, options, wanted)
 
 
 if __name__ == "__main__":

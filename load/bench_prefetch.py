@@ -6,16 +6,13 @@ to the first token of later turns. Equal turns on both are pairs; ``paired`` is 
 ratios, with an interval.
 """
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
-from load.environment import describe
-from load.report import times, verdict, write_json
-from load.side_by_side import Tiers, alternate, parser, scale_of
-from load.stints import compare, draw, summarize
+from load.side_by_side import Tiers, parser, run_comparison, scale_of
 
 
-def wanted(ratios: dict[str, Any]) -> dict[str, bool | None]:
+def wanted(ratios: Mapping[str, Any]) -> dict[str, bool | None]:
     """Whether prefetch is worth it. Pure."""
     paired = ratios["paired"]
     return {"a turn's first token comes sooner with prefetch": paired and paired["high"] < 1}
@@ -24,40 +21,12 @@ def wanted(ratios: dict[str, Any]) -> dict[str, bool | None]:
 def main() -> None:
     """Run, print the tables, write the JSON."""
     options = parser("prefetch", __doc__).parse_args()
-    scale = scale_of(options)
-    environment = describe()
-    live = scale.live_bytes
-    tiers = {
+    live = scale_of(options).live_bytes
+    servers = {
         "prefetch": Tiers(live // 8, live // 2),
         "without": Tiers(live // 8, live // 2, {"VALET_PREFETCH": "off"}),
     }
-    stints = alternate(tiers, scale, options.kept)
-    by_server = {name: [s for s in stints if s.server == name] for name in tiers}
-    summaries = {name: summarize(some) for name, some in by_server.items()}
-    ratios = compare(by_server["prefetch"], by_server["without"])
-    goals = wanted(ratios)
-    print(f"\n{draw(summaries)}\n")
-    paired = ratios["paired"]
-    print(
-        f"prefetch ÷ without: median {times(ratios['ttft_p50'])}, "
-        f"99th percentile {times(ratios['ttft_p99'])}, pairs {times(paired and paired['median'])} "
-        f"({times(paired and paired['low'])} to {times(paired and paired['high'])})"
-    )
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
-    write_json(
-        options.out,
-        {
-            "environment": environment,
-            "scale": asdict(scale),
-            "tiers": {name: asdict(each) for name, each in tiers.items()},
-            "live_bytes": live,
-            "wanted": goals,
-            "ratios": ratios,
-            "servers": summaries,
-            "stints": [asdict(stint) for stint in stints],
-        },
-    )
+    run_comparison(servers, options, wanted)
 
 
 if __name__ == "__main__":

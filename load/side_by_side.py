@@ -8,18 +8,19 @@ the teams work in stints, in the order A B B A ….
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from load.client import Client
+from load.environment import describe
 from load.paced import MEAN_TOOL_S, Pace, PacedAgent
 from load.prepared import SSD, prepare
-from load.report import percentile
+from load.report import percentile, times, verdict, write_json
 from load.server import REPOSITORY, Server, Sizes, running, valet
-from load.stints import Stint, live_bytes, short
+from load.stints import Stint, compare, draw, live_bytes, short, summarize
 from load.team import Team, Turned
 from load.workload import Shape
 
@@ -168,6 +169,49 @@ def alternate(servers: Mapping[str, Tiers], scale: Scale, kept: Path) -> list[St
                 stints.append(Stint(name, number, turns))
                 print(f"round {number + 1}: {name:<10} {short(turns)}")
     return stints
+
+
+def run_comparison(
+    servers: Mapping[str, Tiers],
+    options: argparse.Namespace,
+    wanted: Callable[[Mapping[str, Any]], Mapping[str, bool | None]],
+) -> None:
+    """Compare the first of two servers with the second: run, print the tables and what of
+    ``wanted`` is met by the figures of ``load.stints.compare``, write the JSON."""
+    over, under = servers
+    scale = scale_of(options)
+    environment = describe()
+    stints = alternate(servers, scale, options.kept)
+    by_server = {name: [stint for stint in stints if stint.server == name] for name in servers}
+    summaries = {name: summarize(some) for name, some in by_server.items()}
+    ratios = compare(by_server[over], by_server[under])
+    goals = wanted(ratios)
+    print(f"\n{draw(summaries)}\n\n{over} ÷ {under}: {_in_words(ratios)}")
+    for goal, met in goals.items():
+        print(f"{goal}: {verdict(met)}")
+    write_json(
+        options.out,
+        {
+            "environment": environment,
+            "scale": asdict(scale),
+            "tiers": {name: asdict(each) for name, each in servers.items()},
+            "live_bytes": scale.live_bytes,
+            "wanted": goals,
+            "ratios": ratios,
+            "servers": summaries,
+            "stints": [asdict(stint) for stint in stints],
+        },
+    )
+
+
+def _in_words(ratios: Mapping[str, Any]) -> str:
+    paired = ratios["paired"] or {}
+    median, low, high = (times(paired.get(name)) for name in ("median", "low", "high"))
+    return (
+        f"median {times(ratios['ttft_p50'])}, 99th percentile {times(ratios['ttft_p99'])}, "
+        f"equal turns {median} ({low} to {high}), "
+        f"turns a minute {times(ratios['turns_per_minute'])}"
+    )
 
 
 def stretch_for(busy: float, turn_s: float, agents: int) -> float:
