@@ -7,7 +7,8 @@ could change a byte belongs into the facts.
 import contextlib
 import os
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,8 @@ the chunk keys cover."""
 _READ_BYTES = 8 * 2**20
 _MAX_CACHE_BYTES = 4 * 2**20
 _MAX_CACHED_FILES = 4096
+_SETTLED_S = 2.0
+"""A file changed twice in less may show the same times: no filesystem's clock is coarser."""
 
 
 def fingerprint(facts: Mapping[str, Fact]) -> str:
@@ -38,20 +41,25 @@ def fingerprint(facts: Mapping[str, Fact]) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(model: Path, cache: Path | None = None) -> str:
+def weights_digest(
+    model: Path, cache: Path | None = None, clock: Callable[[], float] = time.time
+) -> str:
     """32 hexadecimal digits over a model's weights, its configuration and its own code, each with
     its name inside ``model``: a folder, or one file. Where the model is does not matter.
 
     ``cache`` remembers each file's digest by what ``stat`` says of it, so that a large model is
-    read once; a cache that cannot be read, trusted or written is as good as none. Raises OSError
-    when the model cannot be read.
+    read once; a cache that cannot be read, trusted or written is as good as none. What changed
+    only just is not remembered: another change might not show. Raises OSError when the model cannot
+    be read.
     """
+    settled_ns = int((clock() - _SETTLED_S) * 1e9)
     known = _read_cache(cache) if cache else {}
     found: dict[str, str] = {}
     facts: dict[str, Fact] = {}
     for name, path in sorted(_model_files(model)):
-        identity, facts[name] = _file_digest(path, known)
-        found[identity] = str(facts[name])
+        status, facts[name] = _file_digest(path, known)
+        if status.st_ctime_ns <= settled_ns:
+            found[_identity(status)] = str(facts[name])
     if cache and not found.keys() <= known.keys():
         _write_cache(cache, {**known, **found})
     return fingerprint(facts)
@@ -82,19 +90,20 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _file_digest(path: Path, known: Mapping[str, str]) -> tuple[str, str]:
+def _file_digest(path: Path, known: Mapping[str, str]) -> tuple[os.stat_result, str]:
     """What ``stat`` says of the file, and the xxh3_128 of its content."""
     with path.open("rb", buffering=0) as file:
-        identity = _identity(os.fstat(file.fileno()))
+        status = os.fstat(file.fileno())
+        identity = _identity(status)
         if identity in known:
-            return identity, known[identity]
+            return status, known[identity]
         digest = xxhash.xxh3_128()
         buffer = memoryview(bytearray(_READ_BYTES))
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
         if _identity(os.fstat(file.fileno())) != identity:
             raise OSError(f"{path} changed while it was read")
-        return identity, digest.hexdigest()
+        return status, digest.hexdigest()
 
 
 def _identity(status: os.stat_result) -> str:

@@ -9,6 +9,7 @@ Errors::
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ REPOSITORY = Path(__file__).parents[1]
 START_S = 300
 STOP_S = 60
 _POLL_S = 0.1
+_PORTS = range(12_000, 32_000)
+"""Below those that Linux gives to connections and to whoever asks for any."""
 
 
 class ServerFailed(Exception):
@@ -136,7 +139,7 @@ class Server:
 
 def valet(home: Path, *, sizes: Sizes, dram: int, ssd: int) -> Server:
     """A Valet that keeps everything below ``home``; ``dram`` and ``ssd`` in bytes."""
-    port = _free_port()
+    port = free_port()
     env = {
         **sizes.env,
         "VALET_HOME": str(home),
@@ -152,7 +155,7 @@ def valet(home: Path, *, sizes: Sizes, dram: int, ssd: int) -> Server:
 
 def bare_engine(home: Path, model: Path, *, sizes: Sizes) -> Server:
     """``vllm serve`` with the flags that Valet gives its engine, less the connector."""
-    port = _free_port()
+    port = free_port()
     command = [
         *(sys.executable, "-m", "engine.plain_server"),
         f"--model={model}",
@@ -223,8 +226,11 @@ def _environment() -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port() -> int:
+    """A port of loopback that nobody listens on now, and that nobody is given who asks for any."""
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerFailed("no port is free")

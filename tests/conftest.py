@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from tests.spread import OneProcessForEngines
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("valet", deadline=None)
+# How long an example takes says how busy the machine is. The same examples each time, so that what
+# fails is what was changed; others with ``--hypothesis-profile=explore``.
+settings.register_profile("valet", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, derandomize=False)
 settings.load_profile("valet")
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 import httpx
 import psutil
 
+from load.server import free_port
+
 REPOSITORY = Path(__file__).parents[1]
 MODELS = REPOSITORY / "build" / "test-models"
 """The default model, made once and shared by every home of the tests."""
@@ -22,14 +23,6 @@ START_S = 600
 """A minute on slow processors; more beside other programs."""
 STOP_S = 60
 MODEL = "SmolLM2-135M-Instruct"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass

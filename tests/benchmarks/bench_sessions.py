@@ -23,10 +23,9 @@ from typing import Any, Final
 
 from load.environment import describe
 from load.report import Spread, percentile, table, write_json
-from load.server import REPOSITORY, Server
+from load.server import REPOSITORY, Server, free_port
 from sessions.database import open_database
 from tests.benchmarks.crowd import fill_postgresql, fill_sqlite
-from tests.valet_process import free_port
 
 SESSIONS: Final = 1_000_000
 ROUNDS: Final = 5

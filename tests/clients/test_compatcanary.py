@@ -13,7 +13,7 @@ from tests.valet_process import MODEL, ValetProcess
 
 PACKAGE = Path(__file__).parent / "compatcanary"
 """Names the scanner's version and the digest of what is installed."""
-INSTALL_S = 120
+INSTALL_S = 300
 PROBE_S = 60
 SCAN_S = 300
 

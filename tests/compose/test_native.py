@@ -19,13 +19,14 @@ import pytest
 import redis
 
 from deploy.make_secrets import make_secrets
+from load.server import free_port
 from sessions.coordination.port import Rate
 from sessions.coordination.redis import RedisCoordinator
 from tests.compose.compose_file import BASE, read_compose
 from tests.compose.native import NativeService, Place
 from tests.compose.test_files import instructions
 from tests.services.own_process import as_user, private_folder, reachable, user_id
-from tests.valet_process import MODEL, MODELS, REPOSITORY, free_port
+from tests.valet_process import MODEL, MODELS, REPOSITORY
 
 COMPOSE = read_compose(BASE)
 PGDATA = "data"

@@ -1,12 +1,14 @@
 """A disk that misbehaves, in place of ``OsFiles``."""
 
 import errno
+import os
 import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache_tiers.ssd.extent import PAGE_BYTES
 from cache_tiers.ssd.files import Entry, OsFiles
 
 _LONGEST_HANG_S = 60.0
@@ -38,6 +40,8 @@ class FaultyFiles(OsFiles):
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._direct: set[int] = set()
+        """Open files that take whole pages only, so that a transfer ends after whole pages too."""
 
     def _may_fail(self, kind: str, code: int, chance: float) -> None:
         if kind in self.broken:
@@ -70,14 +74,26 @@ class FaultyFiles(OsFiles):
         self._may_fail("open", errno.EIO, 0)
         if direct:
             self._may_fail("direct", errno.EINVAL, 0)
-        return super().open(path, writable=writable, direct=direct)
+        file = super().open(path, writable=writable, direct=direct)
+        if direct:
+            self._direct.add(file)
+        return file
+
+    def close(self, file: int) -> None:
+        self._direct.discard(file)
+        super().close(file)
+
+    def _half(self, file: int, view: memoryview) -> memoryview:
+        """Some of it, at least what a transfer must have."""
+        least = PAGE_BYTES if file in self._direct else 1
+        return view[: max(least, view.nbytes // 2 // least * least)]
 
     def read(self, file: int, into: Sequence[memoryview], offset: int) -> int:
         self.reads += 1
         self._may_hang(self.hang_reads)
         self._may_fail("read", errno.EIO, self.eio)
         if self._random.random() < self.short:
-            into = [into[0][: max(1, into[0].nbytes // 2)]]
+            into = [self._half(file, into[0])]
         size = super().read(file, into, offset)
         if size and self._random.random() < self.flip:
             into[0][0] ^= 1
@@ -88,10 +104,10 @@ class FaultyFiles(OsFiles):
         self._may_fail("write", errno.EIO, self.eio)
         self.writes += 1
         if self._random.random() < self.enospc:
-            super().write(file, [data[0][: data[0].nbytes // 2]], offset)
+            super().write(file, [self._half(file, data[0])], offset)
             raise OSError(errno.ENOSPC, "injected")
         if self._random.random() < self.short:
-            data = [data[0][: max(1, data[0].nbytes // 2)]]
+            data = [self._half(file, data[0])]
         return super().write(file, data, offset)
 
     def allocate(self, file: int, size: int) -> None:
@@ -128,6 +144,12 @@ class FaultyFiles(OsFiles):
     def free_bytes(self, path: Path) -> int:
         self._may_fail("free", errno.EIO, 0)
         return super().free_bytes(path) if self.free is None else self.free
+
+
+def open_below(root: Path) -> int:
+    """How many files below ``root`` this process has open."""
+    files = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    return sum(Path(file).is_relative_to(root.resolve()) for file in files)
 
 
 def disk_bytes(root: Path) -> int:

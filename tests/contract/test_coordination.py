@@ -29,6 +29,12 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine is no lost server."""
+    monkeypatch.setattr("sessions.coordination.redis.WAIT_S", 30.0)
+
+
 @pytest.fixture(params=["memory", "redis", "fallback", "fallback alone"])
 async def coordinator(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Coordinator]:
     made: Coordinator

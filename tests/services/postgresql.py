@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
+from load.server import free_port
 from tests.services.own_process import (
     START_S,
     OwnProcess,
@@ -24,7 +25,6 @@ from tests.services.own_process import (
     reachable,
     running,
 )
-from tests.valet_process import free_port
 
 USER = "postgres"
 STANDARD_PORT = 5432

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import redis
 
+from load.server import free_port
 from tests.services.own_process import OwnProcess, accepts, private_folder, running
-from tests.valet_process import free_port
 
 STANDARD_PORT = 6379
 

@@ -9,15 +9,21 @@ import httpx
 import pytest
 from app_harness import Run, Running
 
+from app import lease_claim
 from app.main import open_valet
 from app.settings import load_settings
 from engine.fake import FakeEngine
 from engine.fake_cache import FakeDisk
+from sessions.tenancy import session_quota
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs Valet on the same home as often as asked; a disk kept by the test makes it a restart."""
+
+    # Nor to answer without having counted sessions, or without knowing of a lease.
+    monkeypatch.setattr(session_quota, "WAIT_S", 10)
+    monkeypatch.setattr(lease_claim, "WAIT_S", 10)
 
     @asynccontextmanager
     async def start(

@@ -18,15 +18,15 @@ from app.server import bind
 from app.settings import Settings, load_settings
 from engine.fake import FakeEngine
 from engine.port import EngineDead
+from load.server import free_port
 
 CHAT = {"messages": messages("a b c"), "session_id": "s1"}
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ = {"VALET_HOME": str(tmp_path / "home"), "PORT": str(port), "VALET_DRAIN_S": "5"}
+    home, port = tmp_path / "home", free_port()
+    environ = {"VALET_HOME": str(home), "PORT": str(port), "VALET_DRAIN_S": "60"}
     return load_settings(environ, tmp_path)
 
 
@@ -34,7 +34,7 @@ def settings(tmp_path: Path) -> Settings:
 async def serving(
     settings: Settings, engine: FakeEngine, ready: Callable[[], bool]
 ) -> AsyncIterator[tuple[asyncio.Task[None], httpx.AsyncClient]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         task = asyncio.create_task(serve(settings, lambda _: engine))
         while not ready():
             assert not task.done(), task.exception()
@@ -107,7 +107,7 @@ async def test_a_second_signal_ends_it_at_once(
         await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGTERM)
         await server
-        assert asyncio.get_running_loop().time() - before < 4
+        assert asyncio.get_running_loop().time() - before < 30
         turn.cancel()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def test_every_difference_shows() -> None:
     names = [fingerprint(facts) for facts in DIFFERENT]
     assert len(set(names)) == len(DIFFERENT)
     assert all(len(name) == 32 and int(name, 16) >= 0 for name in names)
+
+
+def later() -> float:
+    """A minute from now."""
+    return time.time() + 60
 
 
 @pytest.fixture
@@ -101,15 +107,26 @@ def test_the_cache_saves_reading(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "state" / "weights.json"
-    before = weights_digest(model, cache)
+    before = weights_digest(model, cache, later)
     assert cache.stat().st_mode & 0o777 == 0o600
     with monkeypatch.context() as patched:
         patched.setattr(module, "_READ_BYTES", -1)  # no buffer of that size can be made
         assert weights_digest(model, cache) == before
         with pytest.raises(ValueError):
             weights_digest(model)
-    (model / "model-1.safetensors").write_bytes(b"z" * 1000)
+    changed = model / "model-1.safetensors"
+    changed.write_bytes(b"z" * 1000)
+    # Not the times of what is remembered, however coarse the filesystem's clock is.
+    os.utime(changed, (1, 1))
     assert weights_digest(model, cache) == weights_digest(model) != before
+
+
+def test_what_changed_only_just_is_not_remembered(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "weights.json"
+    weights_digest(model, cache)
+    assert not cache.exists()
+    weights_digest(model, cache, later)
+    assert cache.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": 1}', b"\xff"])
@@ -121,7 +138,7 @@ def test_a_bad_cache_is_none(model: Path, tmp_path: Path, content: bytes) -> Non
 
 def test_a_cache_others_may_write_is_not_trusted(model: Path, tmp_path: Path) -> None:
     cache = tmp_path / "weights.json"
-    right = weights_digest(model, cache)
+    right = weights_digest(model, cache, later)
     cache.write_text(cache.read_text().replace(':"', ':"0'))
     assert weights_digest(model, cache) != right
     cache.chmod(0o666)
@@ -130,6 +147,6 @@ def test_a_cache_others_may_write_is_not_trusted(model: Path, tmp_path: Path) ->
 
 def test_a_cache_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert weights_digest(model, tmp_path / "file" / "cache") == weights_digest(model)
+    assert weights_digest(model, tmp_path / "file" / "cache", later) == weights_digest(model)
     os.mkfifo(tmp_path / "pipe")
-    assert weights_digest(model, tmp_path / "pipe") == weights_digest(model)
+    assert weights_digest(model, tmp_path / "pipe", later) == weights_digest(model)

@@ -23,7 +23,9 @@ CHUNK = 1000
 CHEAP = Cost(n=2, r=1, p=1)
 SECRET = Secret.passphrase("correct horse battery staple")
 KEY = Secret.key(bytes(range(32)))
-ABOUT = About("fingerprint 1", CHUNK, "local/reader", b"origin", {"model": "smol", "tokens": 1320})
+ABOUT = About(
+    "fingerprint 1", CHUNK, "local/reader", b"origin", {"model": "small-model", "tokens": 1320}
+)
 CHAIN = [(ChunkKey(b"key %d" % i), bytes([i]) * CHUNK if i != 2 else b"") for i in range(5)]
 
 Chain = list[tuple[ChunkKey, bytes]]
@@ -99,7 +101,7 @@ def test_nothing_of_it_is_in_the_clear(path: Path) -> None:
     data = path.read_bytes()
     for secret in (
         b"reader",
-        b"smol",
+        b"small-model",
         b"key 0",
         bytes([1]) * 16,
         b"correct horse",

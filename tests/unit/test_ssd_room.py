@@ -16,7 +16,7 @@ from cache_tiers.ssd.keyring import Keyring
 from cache_tiers.ssd.store import SsdStore
 from cache_tiers.store import WriteOutcome
 from cache_tiers.types import ChunkKey, SessionKey
-from tests.contract.store_faults import disk_bytes
+from tests.contract.store_faults import disk_bytes, open_below
 
 CHUNK = 4096
 ONE = memoryview(b"x" * CHUNK)
@@ -159,7 +159,7 @@ def test_a_close_beside_writers(bench: Bench) -> None:
 def test_looking_leaves_nothing_open(bench: Bench) -> None:
     put(bench.open(), keys("a", 3), "t/s")
     bench.open(read_only=True)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_below(bench.root)
     for _ in range(5):
         assert bench.open(read_only=True).contains(keys("a", 1)[0])
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_below(bench.root) == before

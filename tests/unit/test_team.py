@@ -25,7 +25,7 @@ class Memory:
         self, messages: Sequence[dict[str, str]], max_tokens: int, session: str, expect: str
     ) -> Streamed:
         self.asked.append((session, messages, expect))
-        if len(self.asked) == self.breaks_after:
+        if self.breaks_after is not None and len(self.asked) >= self.breaks_after:
             raise ConnectionError("gone")
         answer = f"answer {len(self.asked)}"
         return Streamed(answer, (0.25,), 0.5, {"completion_tokens": max_tokens}, {"turn": 1})
