@@ -16,29 +16,29 @@ TOOL_CALL_PARSER: Final = "hermes"
 def build_engine(settings: Settings) -> EnginePort:
     """Not started. Makes the default model when that is to be served and is not
     there yet. Imports vLLM, which takes seconds. Raises EngineError."""
+    config = EngineConfig(
+        model=resolve_model(settings.model, settings.models_dir),
+        served_model_name=settings.served_model_name,
+        max_model_len=settings.max_model_len,
+        block_size=settings.block_size,
+        device_kv=settings.device_kv,
+        dram=settings.dram,
+        home=settings.home,
+        store=settings.installation if settings.ssd else None,
+        ssd_minimum_tokens=settings.ssd_minimum_tokens,
+        prefetch=settings.prefetch,
+        load_slowdown=settings.load_slowdown,
+        chat_template=None if settings.model else CHAT_TEMPLATE,
+        tool_call_parser=TOOL_CALL_PARSER,
+        public_prompts=(
+            read_system_prompts(settings.public_prefixes) if settings.public_prefixes else {}
+        ),
+        cuda=not _is_cpu_build(),
+    )
+    # Behind the above, which says what is wrong with the settings.
     from engine.vllm_server import VllmEngine
 
-    return VllmEngine(
-        EngineConfig(
-            model=resolve_model(settings.model, settings.models_dir),
-            served_model_name=settings.served_model_name,
-            max_model_len=settings.max_model_len,
-            block_size=settings.block_size,
-            device_kv=settings.device_kv,
-            dram=settings.dram,
-            home=settings.home,
-            store=settings.installation if settings.ssd else None,
-            ssd_minimum_tokens=settings.ssd_minimum_tokens,
-            prefetch=settings.prefetch,
-            load_slowdown=settings.load_slowdown,
-            chat_template=None if settings.model else CHAT_TEMPLATE,
-            tool_call_parser=TOOL_CALL_PARSER,
-            public_prompts=(
-                read_system_prompts(settings.public_prefixes) if settings.public_prefixes else {}
-            ),
-            cuda=not _is_cpu_build(),
-        )
-    )
+    return VllmEngine(config)
 
 
 def _is_cpu_build() -> bool:

@@ -22,14 +22,17 @@ and brought ``k`` chunks, worth ``C(e(0), e(k))``. It is cut, and the rest compu
    ``SLACK`` of all that it may save, ``C(e(0), e(n))``.
 
 A load that is cut costs, beyond computing everything, its deficit. By the second rule that is at
-most what was agreed to (mostly the time to the first chunk) and ``SLACK`` of a miss, whatever the
+most what was agreed to (mostly the time to the first chunks) and ``SLACK`` of a miss, whatever the
 tier does: as in the rental of skis (Karlin et al. 1988) one pays a little longer for what may turn
 out well, and stops when what was lost reaches a share of the price of buying. The chunks that came
 stay.
 
-Before chunk ``k`` comes the deficit is at most ``D(k) = load(k + 1) − C(e(0), e(k))``. Within a run
-each step adds a chunk's time to ``D`` and takes the price of chunk ``k``, which only grows: ``D``
-rises until that price is the larger one, and only falls from there on. Bisection finds its top.
+A disk brings ``w`` chunks at a time, and the first of them may come no sooner than the last. So
+before chunk ``k`` comes the deficit is at most ``D(k) = load(min(k + w, n)) − C(e(0), e(k))``.
+Within a run each step up to the last ``w`` chunks adds a chunk's time to ``D`` and takes the price
+of chunk ``k``, which only grows: ``D`` rises until that price is the larger one, and only falls
+from there on; among the last ``w`` it only falls. Bisection finds its top. What is agreed to is
+``D`` at the price at which loading was chosen, which is a tenth more than what is expected.
 """
 
 from bisect import bisect_left
@@ -78,6 +81,8 @@ class Hit:
     chunk_tokens: int
     runs: Sequence[Run]
     """From ``start`` on, in prefix order."""
+    together: int = 1
+    """Chunks that SSD brings at a time: the first of them may come no sooner than the last."""
     parts: int = 1
     """Of each chunk, to be fetched one by one: as many as there are groups of KV."""
     divisible: bool = True
@@ -139,19 +144,21 @@ class Bargain:
         return self._rest_s(arrived) <= (1 + SLACK) * self._worth_s(kept, self.chunks)
 
     def _largest_deficit(self) -> float:
-        """As it is expected to go: what will have been spent when the next chunk comes, less what
-        those before it are worth."""
+        """As it is expected to go, if it goes slowly: what will have been spent when the next chunk
+        comes, less what those before it are worth."""
         prices = _Prices.of(self.hit, self._costs)
-        largest, spent, first = 0.0, prices.fixed_s, 0
+        largest, spent, first = 0.0, _CAUTION * prices.fixed_s, 0
         for run in self.hit.runs:
             chunks = min(run.chunks, self.chunks - first)
             if chunks <= 0:
                 break
-            chunk_s = prices.chunk_s[run.tier]
-            top = first + chunks - 1
+            chunk_s = _CAUTION * prices.chunk_s[run.tier]
+            together = min(chunks, self.hit.together) if run.tier is Tier.SSD else 1
+            top = first + chunks - together
             if self.hit.divisible:
                 top = self._top(first, top, chunk_s)
-            deficit = spent + (top - first + 1) * chunk_s - self._worth_s(0, self._kept(top))
+            spent_then = spent + (top - first + together) * chunk_s
+            deficit = spent_then - self._worth_s(0, self._kept(top))
             largest = max(largest, deficit)
             spent += chunks * chunk_s
             first += chunks

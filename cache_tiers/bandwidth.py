@@ -5,9 +5,10 @@ on their way. What they grew by between two looks is *seconds a chunk*, however 
 at a time: together they are busy no longer than the last of them.
 
 What came is gathered to samples of a few chunks, and the median of the newest samples is believed:
-one that was disturbed changes nothing, and of a disk that became slow, or fast again, the third
+one that was disturbed changes nothing, and of a disk that became slow, or fast again, the second
 sample tells. What has been under way for longer than that lets expect is believed at once: the
-chunk that does not come is no sample, and may never become one.
+chunk that does not come is no sample, and may never become one. Of several that a tier brings at a
+time, the first may come no sooner than the last.
 """
 
 import statistics
@@ -17,7 +18,7 @@ SAMPLE_CHUNKS = 4
 """Chunks of a sample. What comes within ``SAMPLE_S`` makes one too: a slow tier is found out while
 it is slow."""
 SAMPLE_S = 0.25
-_SAMPLES = 5
+_SAMPLES = 3
 
 
 class Bandwidth:
@@ -31,9 +32,12 @@ class Bandwidth:
         self._chunks = self._busy_s = 0.0
         """Since the last sample."""
         self._seen_chunks = self._seen_busy_s = 0.0
+        self._under_way = 1
 
-    def look(self, chunks: float, busy_s: float) -> None:
-        """The tier's numbers as they are now; parts of chunks count."""
+    def look(self, chunks: float, busy_s: float, under_way: int = 1) -> None:
+        """The tier's numbers as they are now; parts of chunks count. ``under_way``: how many it
+        brings at this time."""
+        self._under_way = max(1, under_way)
         self.add(chunks - self._seen_chunks, busy_s - self._seen_busy_s)
         self._seen_chunks, self._seen_busy_s = chunks, busy_s
 
@@ -49,5 +53,5 @@ class Bandwidth:
     def chunk_s(self) -> float:
         """Seconds a chunk."""
         known = statistics.median_low(self._samples) if self._samples else self._expected_s
-        # As if the next chunk came right now.
-        return max(known, self._busy_s / (self._chunks + 1))
+        # As if what is under way came right now.
+        return max(known, self._busy_s / (self._chunks + self._under_way))

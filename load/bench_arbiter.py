@@ -3,10 +3,10 @@
 Each prompt is sent twice: new, and computed, as a *miss*; then, when its KV is on SSD alone
 (parked), again, as a *hit*. Its two times to the first token are a pair, and their ratio is what
 counts. In every round all lengths have their turn, in another order. The disk is as fast as it is,
-and then limited (``VALET_SSD_READ_BANDWIDTH``) to what this machine's own misses say: to where
-loading the longest prompt takes as long as computing it, and to a fraction of that, where loading
-is wrong at every length. A server starts for each, and learns what its disk gives from the hits
-themselves: none is left out, also not the first.
+and then limited (``VALET_SSD_READ_BANDWIDTH``) to what this machine's own misses say: to four times
+the rate at which loading the longest prompt takes as long as computing it, to just that, and to a
+fraction of it, where loading is wrong at every length. A server starts for each, and learns what
+its disk gives from the hits themselves: none is left out, also not the first.
 """
 
 import argparse
@@ -31,7 +31,7 @@ QUICK_LENGTHS: Final = (256, 2048)
 MAX_TOKENS: Final = 4
 DRAM: Final = 512 * 1024**2
 SSD: Final = 8 * 1024**3
-SHARES: Final = {"break-even": 1.0, "slow": 0.125}
+SHARES: Final = {"moderate": 4.0, "break-even": 1.0, "slow": 0.125}
 """Of the bandwidth at which the longest prompt loads as long as it is computed, by name."""
 UNLIMITED: Final = "unlimited"
 WANTED: Final = 1.05

@@ -62,6 +62,8 @@ class ValetProcess:
             "VALET_DEVICE_KV": "768MiB",
             "VALET_DRAM": "256MiB",
             "VALET_SSD": "2GiB",
+            # A loaded machine is no reason to lose a session.
+            "VALET_RESOLVE_WAIT_S": "10",
             **self.env,
             **env,
         }

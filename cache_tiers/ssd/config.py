@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cache_tiers.ssd.extent import PAGE_BYTES, pages
 
+READ_THREADS: Final = 8
+"""Twice what keeps a drive busy: while one waits for it, another decrypts."""
 _SEGMENTS = 8
 """As many full segments fit under the limit at least."""
 _MOST_STEP_BYTES = 32 * 2**20
@@ -30,8 +33,7 @@ class SsdConfig:
     """Store the exponents of bf16 compressed: more capacity, slower reads."""
     read_bytes_per_s: float = math.inf
     """Chunks are read no faster than this."""
-    read_threads: int = 8
-    """Twice what keeps a drive busy: while one waits for it, another decrypts."""
+    read_threads: int = READ_THREADS
     read_deadline_s: float = 2.0
     """A transfer that takes longer says that the disk hangs: everything is a miss until it ends."""
     snapshot_after: int = 20_000

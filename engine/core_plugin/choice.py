@@ -19,6 +19,7 @@ from typing import Any
 from cache_tiers.arbiter import Bargain, Hit, Run, choose
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.pace import Pace
+from cache_tiers.ssd.config import READ_THREADS
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.loads import Loads, OnEnd
@@ -30,6 +31,9 @@ from engine.core_plugin.vllm_compat import OffloadingWorkerMetadata, RequestOffl
 
 TRY_EVERY_S = 5.0
 """At most so often a few chunks of a disk that was found slow are read, to see whether it is."""
+_READ_S = 0.02
+"""A read brings no more chunks than come in this time, where that is more than one: so what a slow
+disk gives is at hand chunk by chunk."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +97,7 @@ class Choice:
         self._try_at = 0.0
         loads.reads_ahead = self._reads_ahead
         loads.allowance = self._allowance
+        manager.chunks_per_read = self._chunks_per_read
 
     # --- a request is asked about ----------------------------------------------------------------
 
@@ -237,6 +242,7 @@ class Choice:
             prompt=prompt,
             chunk_tokens=self._chunk_tokens,
             runs=[Run(tier, sum(1 for _ in run)) for tier, run in groupby(tiers)],
+            together=READ_THREADS,
             parts=self._groups,
             divisible=self._groups == 1,
             busy=self._busy,
@@ -258,7 +264,8 @@ class Choice:
         disk_s = 0.0
         if self._manager.ssd is not None:
             stats = self._manager.ssd.store.stats()
-            self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s)
+            under_way = min(READ_THREADS, self._manager.reading)
+            self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s, under_way)
             disk_s = stats.read_busy_s - self._disk_busy_s
             self._disk_busy_s = stats.read_busy_s
         if self._busy:
@@ -277,6 +284,10 @@ class Choice:
         deadline, so that a slow disk is late for none."""
         chunk_s = self._costs.tiers[Tier.SSD].chunk_s
         return max(1, int(READ_DEADLINE_S / 2 / max(chunk_s, 1e-6)))
+
+    def _chunks_per_read(self) -> int:
+        chunk_s = self._costs.tiers[Tier.SSD].chunk_s
+        return min(CHUNKS_PER_READ, max(1, int(_READ_S / max(chunk_s, 1e-6))))
 
     def _try(self, keys: Sequence[ChunkKey], now: float) -> None:
         """Read some that are on SSD, so that its rate is known."""

@@ -71,6 +71,8 @@ class TierManager(TieringOffloadingManager):
         self._pending_patience_s = pending_patience_s
         self.standing_on_ssd: Callable[[ChunkKey], Standing] = lambda _: Standing.ORDINARY
         """Asked once for each chunk that was written."""
+        self.chunks_per_read: Callable[[], int] = lambda: CHUNKS_PER_READ
+        """At most ``CHUNKS_PER_READ``. What one read brings comes all at once."""
         self.origins = Origins(dram)
         self._waiters: dict[ChunkKey, ReadWaiter] = {}
         self._reading_since: dict[ChunkKey, float] = {}
@@ -157,6 +159,11 @@ class TierManager(TieringOffloadingManager):
         room = self.dram.spare()
         return room if self.ssd is None else min(room, self.ssd.write_room())
 
+    @property
+    def reading(self) -> int:
+        """Chunks on their way from SSD, without those that are late."""
+        return sum(since > -math.inf for since in self._reading_since.values())
+
     # --- moving chunks ----------------------------------------------------------------------------
 
     def poll(self) -> None:
@@ -193,7 +200,8 @@ class TierManager(TieringOffloadingManager):
             for key in away:
                 waiter.on_failed(key, MissReason.EVICTED)
             return
-        while away and (size := min(CHUNKS_PER_READ, self.dram.spare() or (break_pins and 1))):
+        most = self.chunks_per_read()
+        while away and (size := min(most, self.dram.spare() or (break_pins and 1))):
             if not self._start_read(away[:size], waiter, now, owner):
                 return
             away, break_pins = away[size:], False

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.services.own_process import as_user
 
-START_S = 300
+START_S = 600
 STOP_S = 60
 
 
@@ -126,8 +128,12 @@ class NativeService:
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
+            # Some have sessions of their own: the group's end is not theirs.
+            children = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, how)
             process.wait(STOP_S)
+            for left in psutil.wait_procs(children, timeout=STOP_S)[1]:
+                left.kill()
 
     def _command(self, command: Sequence[str]) -> list[str]:
         words = [*self._entrypoint, *(self._place.translate(word) for word in command)]

@@ -15,7 +15,7 @@ TOOLS: list[Any] = [{"name": "weather", "description": "The forecast.", "input_s
 
 def test_a_message_has_a_session_and_a_receipt(anthropic_client: anthropic.Anthropic) -> None:
     raw = anthropic_client.messages.with_raw_response.create(
-        model=MODEL, max_tokens=4, system="Answer in one word.", messages=HELLO
+        model=MODEL, max_tokens=4, extra_body={"temperature": 0}, messages=HELLO
     )
     message = raw.parse()
     assert message.content[0].type == "text"
@@ -26,7 +26,9 @@ def test_a_message_has_a_session_and_a_receipt(anthropic_client: anthropic.Anthr
 
 
 def test_a_streams_message_delta_has_the_receipt(anthropic_client: anthropic.Anthropic) -> None:
-    with anthropic_client.messages.stream(model=MODEL, max_tokens=4, messages=HELLO) as stream:
+    with anthropic_client.messages.stream(
+        model=MODEL, max_tokens=4, extra_body={"temperature": 0}, messages=HELLO
+    ) as stream:
         events = list(stream)
         final = stream.get_final_message()
     assert final.usage.output_tokens == 4

@@ -31,7 +31,11 @@ NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 
 def test_chat_has_a_session_and_a_receipt(openai_client: openai.OpenAI) -> None:
     raw = openai_client.chat.completions.with_raw_response.create(
-        model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
+        model=MODEL,
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=4,
+        temperature=0,
+        extra_body={"ignore_eos": True},
     )
     answer = raw.parse()
     assert answer.choices[0].message.content
@@ -50,8 +54,10 @@ def test_a_streams_last_chunk_has_the_receipt(openai_client: openai.OpenAI, usag
             model=MODEL,
             messages=[{"role": "user", "content": "Hello"}],
             max_tokens=4,
+            temperature=0,
             stream=True,
             stream_options={"include_usage": usage},
+            extra_body={"ignore_eos": True},
         )
     )
     receipts = [(c.model_extra or {}).get("kv_receipt") for c in chunks]
@@ -191,7 +197,9 @@ def test_a_completion_of_several_prompts_sums_them(openai_client: openai.OpenAI)
 
 
 def test_a_response(openai_client: openai.OpenAI) -> None:
-    answer = openai_client.responses.create(model=MODEL, input="Hello", max_output_tokens=4)
+    answer = openai_client.responses.create(
+        model=MODEL, input="Hello", max_output_tokens=4, temperature=0
+    )
     assert answer.output_text
     assert answer.usage is not None
     receipt = (answer.model_extra or {})["kv_receipt"]
@@ -201,7 +209,7 @@ def test_a_response(openai_client: openai.OpenAI) -> None:
 def test_a_streamed_responses_last_event_has_the_receipt(openai_client: openai.OpenAI) -> None:
     events = list(
         openai_client.responses.create(
-            model=MODEL, input=[user("Hello")], max_output_tokens=4, stream=True
+            model=MODEL, input=[user("Hello")], max_output_tokens=4, temperature=0, stream=True
         )
     )
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")

@@ -87,7 +87,9 @@ def test_a_parked_session_is_on_ssd_alone_and_comes_back(http: httpx.Client) -> 
 
     receipt = next_turn(http, "parked", first)
     assert receipt["reused_tokens"]["ssd"] == reused(receipt) >= 256
-    assert receipt["prefetched_tokens"] in (0, reused(receipt)), "begun at its first byte, or not"
+    # Begun at its first byte: how far that came before the engine asked is chance.
+    assert 0 <= receipt["prefetched_tokens"] <= reused(receipt)
+    assert receipt["prefetched_tokens"] % 128 == 0
     assert receipt["bytes_loaded"] > 0
     assert [miss["reason"] for miss in receipt["miss"]] == ["appended"]
     assert get(http, "/parked")["state"] == "idle"

@@ -54,7 +54,14 @@ class Bench:
         return response.json()["choices"][0]["token_ids"], generation.report
 
     async def bytes_written(self) -> int:
-        """To SSD, of chunks, since the start."""
+        """To SSD, of chunks, since the start; when no more is told of."""
+        before, now = -1, 0
+        while now != before:
+            before, now = now, await self._bytes_told()
+            await asyncio.sleep(0.2)
+        return now
+
+    async def _bytes_told(self) -> int:
         metrics = (await self._client.get("/metrics")).text
         found = re.search(r"^vllm:valet_ssd_bytes_written_total\S* (\S+)$", metrics, re.MULTILINE)
         assert found is not None

@@ -25,10 +25,14 @@ pytestmark = pytest.mark.engine
 
 BLOCK = 32
 TRIALS = 1024
-FEW = 128
+FEW = 80
 """Trials of one round: enough where a hit is plain to see."""
+LONG = 8
+"""Blocks of a prompt of which a hit is plain to see by time."""
 ROUND = 128
-"""Trials whose prompts the device holds at once."""
+"""Trials whose short prompts the device holds at once."""
+LONG_ROUND = 40
+"""And of such prompts."""
 ONE_IN = 10**7
 """Distinguishers that know nothing, how seldom one fails a test; each run judges a few."""
 MOST_ROUNDS = 8
@@ -107,21 +111,27 @@ def b(server: ValetProcess) -> Iterator[Tenant]:
 
 
 def run(
-    a: Tenant, b: Tenant, trials: int, *, beginning: Sequence[int] = (), own: int = 1
+    a: Tenant,
+    b: Tenant,
+    trials: int,
+    *,
+    beginning: Sequence[int] = (),
+    own: int = 1,
+    at_once: int = ROUND,
 ) -> list[Trial]:
     """Prompts are ``beginning``, ``own`` blocks of their own and a little more."""
     rng = random.Random(next(SEEDS))
     done: list[Trial] = []
     with ThreadPoolExecutor(8) as pool:
-        for _ in range(trials // ROUND):
+        for _ in range(trials // at_once):
             asks = [
                 ([*beginning, *rng.choices(WORDS, k=own * BLOCK + 2)], claim(rng))
-                for _ in range(ROUND)
+                for _ in range(at_once)
             ]
             coins = [rng.random() < 0.5 for _ in asks]
             sent = [ask for ask, coin in zip(asks, coins, strict=True) if coin]
             list(pool.map(lambda ask: a.send(*ask), sent))
-            order = rng.sample(range(ROUND), ROUND)
+            order = rng.sample(range(at_once), at_once)
             done += [Trial(coins[i], b.send(*asks[i])) for i in order]
     return done
 
@@ -207,11 +217,11 @@ def test_the_distinguisher_sees_what_is_shared_and_only_that(a: Tenant, b: Tenan
     """Longer prompts, of which a hit saves more time. Within one tenant it sees hits by count, but
     for the few that have left the device and are computed because that is as fast; and by time
     after a few rounds at most, however busy the machine is."""
-    for right, guesses in judge(run(a, b, FEW, own=5)).values():
+    for right, guesses in judge(run(a, b, FEW, own=LONG, at_once=LONG_ROUND)).values():
         assert right < chance(guesses)
     trials: list[Trial] = []
     for _ in range(MOST_ROUNDS):
-        trials += run(a, a, FEW, own=5)
+        trials += run(a, a, FEW, own=LONG, at_once=LONG_ROUND)
         within = judge(trials)
         assert within["cached"][0] >= 0.9 * within["cached"][1]
         right, guesses = max(within["time"], within["prefill"])
@@ -226,7 +236,7 @@ def test_a_public_prefix_is_shared_and_nothing_behind_it(
     assert f"1 public prefixes: {len(public)} tokens are shared" in server.text_log()
     first = b.send([*public, 5000], {})
     assert first.cached == len(public) > 0, "computed before anybody asked"
-    trials = run(a, b, FEW, beginning=public)
+    trials = run(a, b, FEW, beginning=public, at_once=LONG_ROUND)
     assert {trial.seen.cached for trial in trials} == {len(public)}
     for right, guesses in judge(trials).values():
         assert right < chance(guesses)

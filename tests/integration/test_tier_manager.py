@@ -39,7 +39,9 @@ def content(n: int) -> bytes:
 class Tiers:
     """A manager on ``folder``, and the two sides that vLLM would play."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience_s: float = 30.0) -> None:
+        """``patience_s``: with a disk that does not answer."""
+        self._patience_s = patience_s
         self.region = SharedOffloadRegion(
             f"test-{os.getpid()}-{id(self)}", ROWS, None, CHUNK, CHUNK
         )
@@ -57,9 +59,9 @@ class Tiers:
             "ssd",
             store=open_store(installation, "f" * 32, CHUNK, files=self.files),
             manifests=Manifests.open(installation.manifests("f" * 32)),
-            read_deadline_s=0.3,
+            read_deadline_s=patience_s,
         )
-        self.manager = TierManager(self.dram, self.ssd, pending_patience_s=0.2)
+        self.manager = TierManager(self.dram, self.ssd, pending_patience_s=patience_s)
         self.rows = np.asarray(view)
 
     def store(self, numbers: Sequence[int]) -> None:
@@ -94,7 +96,7 @@ class Tiers:
         """Load chunks to a "device" as the scheduler does; returns what arrived there."""
         now = time.monotonic()
         items = [LoadItem(key(n), 0, i, (n,)) for i, n in enumerate(numbers)]
-        load = LoadStream(items, now=now, patience_s=0.5)
+        load = LoadStream(items, now=now, patience_s=self._patience_s)
         device: dict[int, bytes] = {}
 
         def advance() -> bool:
@@ -210,7 +212,15 @@ def test_a_chunk_lost_on_disk_ends_the_stream_before_it(tiers: Tiers) -> None:
     assert tiers.dram.room() == ROWS
 
 
-def test_a_hung_disk_costs_patience_and_no_more(tiers: Tiers) -> None:
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Tiers]:
+    made = Tiers(tmp_path / "impatient", patience_s=0.3)
+    yield made
+    made.close()
+
+
+def test_a_hung_disk_costs_patience_and_no_more(impatient: Tiers) -> None:
+    tiers = impatient
     tiers.store(range(4))
     tiers.dram.drop([key(n) for n in range(4)])
     tiers.files.hang_reads = returns = threading.Event()
@@ -218,9 +228,7 @@ def test_a_hung_disk_costs_patience_and_no_more(tiers: Tiers) -> None:
     assert load.failure is MissReason.IO_TIMEOUT
     assert device == {}
     context = ReqContext(req_id="later")
-    tiers.until(
-        lambda: tiers.manager.lookup(OffloadKey(key(0)), context) is LookupResult.MISS, limit_s=2
-    )
+    tiers.until(lambda: tiers.manager.lookup(OffloadKey(key(0)), context) is LookupResult.MISS)
     assert tiers.dram.room() < ROWS, "the rows stay taken until the disk lets go of them"
     returns.set()
     tiers.files.hang_reads = None

@@ -14,7 +14,7 @@ from cache_tiers.types import Tier
 CHUNK = 128
 LOOKS = 200
 """Of a load's watcher, in the time that computing its chunks takes."""
-SETTLED = 8
+SETTLED = 12
 """Requests after which a disk's speed is known."""
 
 
@@ -25,6 +25,8 @@ class World:
     token_s: float
     slope_s: float
     noise: random.Random
+    together: int
+    """Chunks that the disk brings at a time: all at once."""
     costs: LearnedCosts = field(default_factory=lambda: LearnedCosts(3 * 2**20))
     chunks_read: float = 0.0
     busy_s: float = 0.0
@@ -35,21 +37,27 @@ class World:
     def request(self, chunks: int, chunk_s: float) -> tuple[float, float, float]:
         """Its time, a miss's, and what was agreed to be risked."""
         hit = Hit(
-            start=0, prompt=chunks * CHUNK + 1, chunk_tokens=CHUNK, runs=[Run(Tier.SSD, chunks)]
+            start=0,
+            prompt=chunks * CHUNK + 1,
+            chunk_tokens=CHUNK,
+            runs=[Run(Tier.SSD, chunks)],
+            together=self.together,
         )
         missed = self.compute_s(0, hit.end(chunks))
         bargain = choose(hit, self.costs)
         arrived, passed, look = 0, 0.0, missed / LOOKS
-        next_at = self._chunk(chunk_s)
+        coming = min(self.together, bargain.chunks)
+        next_at = self._chunks(coming, chunk_s)
         while arrived < bargain.chunks and bargain.holds(arrived, passed):
             passed += look
             while next_at <= passed and arrived < bargain.chunks:
-                arrived += 1
-                next_at += self._chunk(chunk_s)
-            self._read(arrived and self._came(arrived), look)
+                arrived += coming
+                coming = min(self.together, bargain.chunks - arrived)
+                next_at += self._chunks(coming, chunk_s)
+            self._read(arrived and self._came(arrived), look, coming)
         self._earlier = 0
         if not bargain.chunks:
-            self._read(4, 4 * self._chunk(chunk_s))
+            self._read(4, self._chunks(4, chunk_s), 0)
         computed = self.compute_s(hit.end(arrived), hit.end(chunks))
         self.costs.prefilled([(hit.end(arrived), hit.end(chunks))], computed)
         return passed + computed, missed, bargain._agreed_s
@@ -60,13 +68,13 @@ class World:
         new, self._earlier = arrived - self._earlier, arrived
         return new
 
-    def _chunk(self, chunk_s: float) -> float:
-        return chunk_s * self.noise.uniform(0.9, 1.1)
+    def _chunks(self, count: int, chunk_s: float) -> float:
+        return count * chunk_s * self.noise.uniform(0.9, 1.1)
 
-    def _read(self, chunks: int, seconds: float) -> None:
+    def _read(self, chunks: int, seconds: float, under_way: int) -> None:
         self.chunks_read += chunks
         self.busy_s += seconds
-        self.costs.tiers[Tier.SSD].look(self.chunks_read, self.busy_s)
+        self.costs.tiers[Tier.SSD].look(self.chunks_read, self.busy_s, under_way)
 
 
 _WORLDS = st.builds(
@@ -74,6 +82,7 @@ _WORLDS = st.builds(
     token_s=st.floats(1e-5, 0.03),
     slope_s=st.floats(0, 1e-7),
     noise=st.builds(random.Random, st.integers(0, 2**32)),
+    together=st.integers(1, 8),
 )
 _SPEEDS = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=3)
 """Of the disk, one after the other: a chunk's time over what computing it takes."""

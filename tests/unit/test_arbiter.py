@@ -98,9 +98,22 @@ def test_a_load_that_brings_nothing_is_cut_when_that_has_cost_the_slack() -> Non
     machine = Machine(ssd_s=0.01)
     bargain = choose(hit(Run(Tier.SSD, 10)), machine)
     slack = SLACK * machine.compute_s(0, 10 * CHUNK)
-    assert bargain.holds(0, 0.01 + slack - 0.001)
-    assert not bargain.holds(0, 0.01 + slack + 0.001)
-    assert bargain.holds(1, 0.01 + slack + 0.001), "a chunk came"
+    assert bargain.holds(0, 0.011 + slack - 0.001)
+    assert not bargain.holds(0, 0.011 + slack + 0.001)
+    assert bargain.holds(1, 0.011 + slack + 0.001), "a chunk came"
+
+
+def test_of_chunks_that_come_together_the_first_may_come_with_the_last() -> None:
+    machine = Machine(ssd_s=0.05)
+    found = replace(hit(Run(Tier.SSD, 10)), together=4)
+    slack = SLACK * machine.compute_s(0, 10 * CHUNK)
+    bargain = choose(found, machine)
+    assert bargain.holds(0, 4 * 0.055 + slack - 0.001)
+    assert not bargain.holds(0, 4 * 0.055 + slack + 0.001)
+    few = choose(replace(hit(Run(Tier.SSD, 2)), together=4), machine)
+    slack = SLACK * machine.compute_s(0, 2 * CHUNK)
+    assert few.holds(0, 2 * 0.055 + slack - 0.001)
+    assert not few.holds(0, 2 * 0.055 + slack + 0.001)
 
 
 def test_a_tier_that_became_slow_is_left_at_once() -> None:
@@ -153,18 +166,25 @@ def test_no_other_cut_is_better(runs: list[Run], machine: Machine, start: int) -
     assert all(best <= waits(cut) + 1e-9 for cut in range(found.chunks + 1))
 
 
-@given(_RUNS, _MACHINES, st.booleans())
+@given(_RUNS, _MACHINES, st.booleans(), st.integers(1, 10))
 def test_no_deficit_on_the_way_is_larger_than_agreed(
-    runs: list[Run], machine: Machine, divisible: bool
+    runs: list[Run], machine: Machine, divisible: bool, together: int
 ) -> None:
-    found = replace(hit(*runs), divisible=divisible)
-
-    def deficit(arrived: int) -> float:
-        kept = arrived if divisible else 0
-        spent = machine.fetch_s(*found.upto(arrived + 1), busy=False)
-        return spent - machine.compute_s(0, found.end(kept))
-
+    found = replace(hit(*runs), divisible=divisible, together=together)
     for chunks in {0, found.chunks // 2, found.chunks}:
+        # Behind which chunks each one comes at the latest.
+        behind: list[int] = []
+        for run in found.runs:
+            first = len(behind)
+            end = min(first + run.chunks, chunks)
+            at_once = together if run.tier is Tier.SSD else 1
+            behind += [min(chunk + at_once, end) for chunk in range(first, end)]
+
+        def deficit(arrived: int, behind: list[int] = behind) -> float:
+            kept = arrived if divisible else 0
+            spent = 1.1 * machine.fetch_s(*found.upto(behind[arrived]), busy=False)
+            return spent - machine.compute_s(0, found.end(kept))
+
         largest = max(map(deficit, range(chunks)), default=0.0)
         agreed = Bargain(found, chunks, machine)._agreed_s
         assert agreed == pytest.approx(max(largest, 0.0), abs=1e-9)

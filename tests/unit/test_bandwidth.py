@@ -38,11 +38,11 @@ def test_one_disturbance_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.001, 1.0), (1.0, 0.001)])
-def test_the_third_sample_tells_of_a_change(before: float, after: float) -> None:
+def test_the_second_sample_tells_of_a_change(before: float, after: float) -> None:
     tier = Bandwidth(before)
     for _ in range(20):
         tier.add(4, 4 * before)
-    for _ in range(3):
+    for _ in range(2):
         tier.add(4, 4 * after)
     assert tier.chunk_s == pytest.approx(after)
 
@@ -54,6 +54,15 @@ def test_a_chunk_that_does_not_come_is_slow_at_once() -> None:
     assert tier.chunk_s == pytest.approx(3.0)
     tier.add(1, 0.0)
     assert tier.chunk_s == pytest.approx(0.001), "it came: one sample, and not the median"
+
+
+def test_of_several_under_way_the_first_may_come_with_the_last() -> None:
+    tier = Bandwidth(0.001)
+    tier.look(8, 0.08)
+    tier.look(8, 0.08 + 0.08, under_way=8)
+    assert tier.chunk_s == pytest.approx(0.01), "as fast as before, and not there yet"
+    tier.look(8, 0.08 + 0.8, under_way=8)
+    assert tier.chunk_s == pytest.approx(0.1)
 
 
 def test_numbers_that_start_anew_teach_nothing_wrong() -> None:

@@ -25,6 +25,7 @@ class Tiers:
     """In the place of the manager, its DRAM and the store on SSD."""
 
     chunk_bytes = 1000
+    reading = 1
 
     def __init__(self) -> None:
         self.in_dram: set[ChunkKey] = set()
