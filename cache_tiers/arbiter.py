@@ -43,7 +43,7 @@ from typing import Protocol
 from cache_tiers.types import Tier
 
 SLACK = 0.05
-"""By so much of a miss a hit may be slower, at the worst."""
+"""By so much of a miss a hit may be slower, at the worst, beyond what was agreed to."""
 _CAUTION = 1.1
 """A load must seem to be so much faster than computing: what is expected is off by a few percent,
 and of two that take as long, computing is the one without surprises."""
@@ -148,19 +148,23 @@ class Bargain:
         comes, less what those before it are worth."""
         prices = _Prices.of(self.hit, self._costs)
         largest, spent, first = 0.0, _CAUTION * prices.fixed_s, 0
+        ssd_left = self.hit.upto(self.chunks)[1] // self.hit.parts
         for run in self.hit.runs:
             chunks = min(run.chunks, self.chunks - first)
             if chunks <= 0:
                 break
             chunk_s = _CAUTION * prices.chunk_s[run.tier]
-            together = min(chunks, self.hit.together) if run.tier is Tier.SSD else 1
-            top = first + chunks - together
+            # What is in DRAM is there: of SSD's chunks those of several runs come together.
+            left, together = (ssd_left, self.hit.together) if run.tier is Tier.SSD else (chunks, 1)
+            together = min(left, together)
+            top = first + min(chunks - 1, left - together)
             if self.hit.divisible:
                 top = self._top(first, top, chunk_s)
             spent_then = spent + (top - first + together) * chunk_s
             deficit = spent_then - self._worth_s(0, self._kept(top))
             largest = max(largest, deficit)
             spent += chunks * chunk_s
+            ssd_left -= chunks if run.tier is Tier.SSD else 0
             first += chunks
         return largest
 

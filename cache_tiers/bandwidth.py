@@ -19,6 +19,8 @@ SAMPLE_CHUNKS = 4
 it is slow."""
 SAMPLE_S = 0.25
 _SAMPLES = 3
+_BURSTS = 4
+"""A sample ends with all that was under way; where it never ends, after so many times as much."""
 
 
 class Bandwidth:
@@ -32,26 +34,32 @@ class Bandwidth:
         self._chunks = self._busy_s = 0.0
         """Since the last sample."""
         self._seen_chunks = self._seen_busy_s = 0.0
-        self._under_way = 1
+        self._under_way = self._awaited = 0
+        """Now, and at most since the last sample."""
 
-    def look(self, chunks: float, busy_s: float, under_way: int = 1) -> None:
+    def look(self, chunks: float, busy_s: float, under_way: int = 0) -> None:
         """The tier's numbers as they are now; parts of chunks count. ``under_way``: how many it
         brings at this time."""
-        self._under_way = max(1, under_way)
+        self._under_way = under_way
         self.add(chunks - self._seen_chunks, busy_s - self._seen_busy_s)
+        self._awaited = max(self._awaited, under_way)
         self._seen_chunks, self._seen_busy_s = chunks, busy_s
 
     def add(self, chunks: float, busy_s: float) -> None:
         """By what they grew."""
         self._chunks += max(0.0, chunks)
         self._busy_s += max(0.0, busy_s)
-        if self._chunks >= SAMPLE_CHUNKS or (self._chunks and self._busy_s >= SAMPLE_S):
+        # Of several that share the tier the first ones to come have taken the time of all of them.
+        whole = not self._under_way or self._chunks >= _BURSTS * self._awaited
+        enough = self._chunks >= SAMPLE_CHUNKS or self._busy_s >= SAMPLE_S
+        if self._chunks and whole and enough:
             self._samples.append(self._busy_s / self._chunks)
             self._chunks = self._busy_s = 0.0
+            self._awaited = 0
 
     @property
     def chunk_s(self) -> float:
         """Seconds a chunk."""
         known = statistics.median_low(self._samples) if self._samples else self._expected_s
         # As if what is under way came right now.
-        return max(known, self._busy_s / (self._chunks + self._under_way))
+        return max(known, self._busy_s / (self._chunks + max(1, self._under_way)))

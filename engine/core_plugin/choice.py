@@ -20,6 +20,7 @@ from cache_tiers.arbiter import Bargain, Hit, Run, choose
 from cache_tiers.learned_costs import LearnedCosts
 from cache_tiers.pace import Pace
 from cache_tiers.ssd.config import READ_THREADS
+from cache_tiers.ssd.fetcher import MERGED_BYTES
 from cache_tiers.types import ChunkKey, MissReason, Tier
 from engine.core_plugin.load_stream import LoadStream
 from engine.core_plugin.loads import Loads, OnEnd
@@ -242,7 +243,7 @@ class Choice:
             prompt=prompt,
             chunk_tokens=self._chunk_tokens,
             runs=[Run(tier, sum(1 for _ in run)) for tier, run in groupby(tiers)],
-            together=READ_THREADS,
+            together=self._together(),
             parts=self._groups,
             divisible=self._groups == 1,
             busy=self._busy,
@@ -264,7 +265,7 @@ class Choice:
         disk_s = 0.0
         if self._manager.ssd is not None:
             stats = self._manager.ssd.store.stats()
-            under_way = min(READ_THREADS, self._manager.reading)
+            under_way = self._manager.reading(self._together())
             self._costs.tiers[Tier.SSD].look(stats.chunks_read, stats.read_busy_s, under_way)
             disk_s = stats.read_busy_s - self._disk_busy_s
             self._disk_busy_s = stats.read_busy_s
@@ -284,6 +285,12 @@ class Choice:
         deadline, so that a slow disk is late for none."""
         chunk_s = self._costs.tiers[Tier.SSD].chunk_s
         return max(1, int(READ_DEADLINE_S / 2 / max(chunk_s, 1e-6)))
+
+    def _together(self) -> int:
+        """Chunks that the disk brings at a time: a transfer for each of the store's threads, and
+        neighbours of one read are one transfer."""
+        merged = max(1, MERGED_BYTES // self._manager.chunk_bytes)
+        return min(READ_THREADS * min(self._chunks_per_read(), merged), self._reads_ahead())
 
     def _chunks_per_read(self) -> int:
         chunk_s = self._costs.tiers[Tier.SSD].chunk_s

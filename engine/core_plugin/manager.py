@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from engine.core_plugin.vllm_compat import (
 )
 
 CHUNKS_PER_READ = 4
-"""Chunks of one read job: few, so that the first are early; several, so that neighbours on disk
+"""Of one read job, at most: few, so that the first are early; several, so that neighbours on disk
 merge into one read."""
 
 
@@ -159,10 +160,10 @@ class TierManager(TieringOffloadingManager):
         room = self.dram.spare()
         return room if self.ssd is None else min(room, self.ssd.write_room())
 
-    @property
-    def reading(self) -> int:
-        """Chunks on their way from SSD, without those that are late."""
-        return sum(since > -math.inf for since in self._reading_since.values())
+    def reading(self, most: int) -> int:
+        """Chunks on their way from SSD, without those that are late; counted up to ``most``."""
+        on_time = (since for since in self._reading_since.values() if since > -math.inf)
+        return sum(1 for _ in islice(on_time, most))
 
     # --- moving chunks ----------------------------------------------------------------------------
 

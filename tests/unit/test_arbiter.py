@@ -172,17 +172,16 @@ def test_no_deficit_on_the_way_is_larger_than_agreed(
 ) -> None:
     found = replace(hit(*runs), divisible=divisible, together=together)
     for chunks in {0, found.chunks // 2, found.chunks}:
-        # Behind which chunks each one comes at the latest.
-        behind: list[int] = []
-        for run in found.runs:
-            first = len(behind)
-            end = min(first + run.chunks, chunks)
-            at_once = together if run.tier is Tier.SSD else 1
-            behind += [min(chunk + at_once, end) for chunk in range(first, end)]
+        _, all_ssd = found.upto(chunks)
 
-        def deficit(arrived: int, behind: list[int] = behind) -> float:
+        def deficit(arrived: int, all_ssd: int = all_ssd) -> float:
             kept = arrived if divisible else 0
-            spent = 1.1 * machine.fetch_s(*found.upto(behind[arrived]), busy=False)
+            dram, ssd = found.upto(arrived)
+            if found.upto(arrived + 1)[1] > ssd:
+                ssd = min(ssd + together, all_ssd)
+            else:
+                dram += 1
+            spent = 1.1 * machine.fetch_s(dram, ssd, busy=False)
             return spent - machine.compute_s(0, found.end(kept))
 
         largest = max(map(deficit, range(chunks)), default=0.0)

@@ -65,6 +65,28 @@ def test_of_several_under_way_the_first_may_come_with_the_last() -> None:
     assert tier.chunk_s == pytest.approx(0.1)
 
 
+def test_of_several_that_share_the_tier_all_are_a_sample() -> None:
+    """The first of a burst have taken the time of all, and those behind them none."""
+    tier, came, busy_s = Bandwidth(0.001), 0, 0.0
+    for _ in range(6):
+        tier.look(came, busy_s, under_way=8)
+        busy_s += 0.08
+        for left in (6, 4, 2, 0):
+            came += 2
+            tier.look(came, busy_s, under_way=left)
+            busy_s += 0.0001
+        assert tier.chunk_s == pytest.approx(0.01, rel=0.05)
+
+
+def test_what_does_not_come_of_several_holds_up_no_sample() -> None:
+    tier = Bandwidth(0.001)
+    tier.look(0, 0.0, under_way=8)
+    tier.look(4, 0.08, under_way=4)
+    assert tier.chunk_s == pytest.approx(0.01), "as if the others came now"
+    tier.look(4, 0.08, under_way=0)
+    assert tier.chunk_s == pytest.approx(0.02)
+
+
 def test_numbers_that_start_anew_teach_nothing_wrong() -> None:
     tier = Bandwidth(0.001)
     tier.look(100, 1.0)

@@ -1,7 +1,7 @@
 """Load or compute in the scheduler: what a request gets, and what is learned from it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,9 +25,10 @@ class Tiers:
     """In the place of the manager, its DRAM and the store on SSD."""
 
     chunk_bytes = 1000
-    reading = 1
+    chunks_per_read: Callable[[], int]
 
     def __init__(self) -> None:
+        self.under_way = 1
         self.in_dram: set[ChunkKey] = set()
         self.brought: list[ChunkKey] = []
         self.dram = SimpleNamespace(
@@ -35,6 +36,9 @@ class Tiers:
         )
         self.read = SimpleNamespace(chunks_read=0, read_busy_s=0.0)
         self.ssd = SimpleNamespace(store=SimpleNamespace(stats=lambda: self.read))
+
+    def reading(self, most: int) -> int:
+        return min(most, self.under_way)
 
     def bring(
         self, keys: Sequence[ChunkKey], waiter: object, now: float, *, break_pins: bool
@@ -191,6 +195,31 @@ def test_a_load_that_stalls_is_cut_where_it_stands(bench: Bench) -> None:
     assert load.failed_at == 0, "nothing is on the device yet"
     assert load.at_hand == 3
     assert [item.key for item in load.take_run()] == [key(0), key(1), key(2)]
+
+
+def test_a_sound_load_of_a_moderate_disk_goes_on(bench: Bench) -> None:
+    """Four chunks that are under way together, and come together."""
+    chunk_s = 0.4 * bench.costs.compute_s(0, TOKENS)
+    bench.disk(chunk_s)
+    bench.choice.asked(bench.request(4), 4 * TOKENS, bench.record, 0.0)
+    load = stream(0, 4)
+    bench.choice.opened("r", load, 0.0)
+    load.on_reading([key(number) for number in range(4)])
+    bench.tiers.under_way = 4
+    bench.tiers.read.read_busy_s += 4 * chunk_s
+    bench.step(4 * chunk_s)
+    assert load.failure is None
+    bench.tiers.read.read_busy_s += chunk_s
+    bench.step(5 * chunk_s)
+    assert load.failure is MissReason.RECOMPUTE_CHEAPER
+
+
+@pytest.mark.parametrize(("chunk_s", "chunks"), [(1e-9, 4), (0.005, 4), (0.008, 2), (0.5, 1)])
+def test_reads_of_a_slow_disk_bring_little_at_a_time(
+    bench: Bench, chunk_s: float, chunks: int
+) -> None:
+    bench.disk(chunk_s)
+    assert bench.tiers.chunks_per_read() == chunks
 
 
 def test_a_disk_that_becomes_slow_ends_a_load(bench: Bench) -> None:
