@@ -18,7 +18,7 @@ Piece = tuple[int, ChunkKey]
 """A chunk, and its place in its session's chain."""
 
 PLANNED_AT_ONCE = 2 * CHUNKS_PER_READ
-"""Chunks that are read for plans at the same time: of a fast disk one read under way, one queued."""
+"""Chunks that are read for plans at the same time: one full read under way, one queued."""
 UNASKED_S = 10.0
 """What was begun for a request so long ago that the scheduler still does not know takes no room
 from others': the request was refused, or its client is gone."""
