@@ -111,7 +111,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class _Prices:
-    """What ``fetch_s`` is made of, taken once for many answers: each costs medians."""
+    """What ``fetch_s`` is made of, with ``_CAUTION``; taken once for many answers: each costs
+    medians."""
 
     fixed_s: float
     chunk_s: dict[Tier, float]
@@ -122,7 +123,8 @@ class _Prices:
         fixed_s = costs.fetch_s(0, 0, busy=hit.busy)
         dram_s = costs.fetch_s(hit.parts, 0, busy=hit.busy) - fixed_s
         ssd_s = costs.fetch_s(0, hit.parts, busy=hit.busy) - fixed_s
-        return cls(fixed_s, {Tier.DRAM: dram_s, Tier.SSD: ssd_s})
+        chunk_s = {Tier.DRAM: _CAUTION * dram_s, Tier.SSD: _CAUTION * ssd_s}
+        return cls(_CAUTION * fixed_s, chunk_s)
 
 
 class Bargain:
@@ -147,13 +149,13 @@ class Bargain:
         """As it is expected to go, if it goes slowly: what will have been spent when the next chunk
         comes, less what those before it are worth."""
         prices = _Prices.of(self.hit, self._costs)
-        largest, spent, first = 0.0, _CAUTION * prices.fixed_s, 0
+        largest, spent, first = 0.0, prices.fixed_s, 0
         ssd_left = self.hit.upto(self.chunks)[1] // self.hit.parts
         for run in self.hit.runs:
             chunks = min(run.chunks, self.chunks - first)
             if chunks <= 0:
                 break
-            chunk_s = _CAUTION * prices.chunk_s[run.tier]
+            chunk_s = prices.chunk_s[run.tier]
             # What is in DRAM is there: of SSD's chunks those of several runs come together.
             left, together = (ssd_left, self.hit.together) if run.tier is Tier.SSD else (chunks, 1)
             together = min(left, together)
@@ -205,7 +207,7 @@ def choose(hit: Hit, costs: LoadCosts) -> Bargain:
         load_s += run.chunks * prices.chunk_s[run.tier]
         if cut < hit.chunks and not hit.divisible:
             continue
-        waiting_s = _CAUTION * load_s + costs.compute_s(hit.end(cut), hit.prompt)
+        waiting_s = load_s + costs.compute_s(hit.end(cut), hit.prompt)
         # Of equals the longest: what is loaded leaves the engine to others.
         if waiting_s <= best_s:
             best, best_s = cut, waiting_s

@@ -35,7 +35,7 @@ from load.replay_writes import (
     make_load,
     replay,
 )
-from load.report import table, verdict, write_json
+from load.report import table, verdicts, write_json
 from load.server import REPOSITORY
 from load.traces import find_traces
 
@@ -245,8 +245,7 @@ def main() -> None:
             written = written_over_admitted(load, options.min_tokens, Path(folder))
         print(f"the store wrote {written:.4f} bytes a byte admitted\n")
     goals = wanted(rows, written)
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
+    print(verdicts(goals))
     write_json(
         options.out,
         {

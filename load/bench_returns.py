@@ -30,7 +30,7 @@ from cache_tiers.returns.types import Awaits, Outlook, TurnEnd
 from cache_tiers.types import SessionKey
 from load.environment import describe
 from load.gap_loop import ClosedLoop, Model, Session, customer_service, recorded
-from load.report import Spread, table, verdict, write_json
+from load.report import Spread, table, verdicts, write_json
 from load.server import REPOSITORY
 from load.traces import find_traces
 
@@ -316,8 +316,7 @@ def main() -> None:
     shifts = [shift(sessions, users, seed) for users in USERS for seed in seeds]
     print(f"coding, then customer service\n{draw_shifts(shifts)}\n")
     goals = wanted(scores, runs)
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
+    print(verdicts(goals))
     write_json(
         options.out,
         {

@@ -25,7 +25,7 @@ from typing import Final
 from cache_tiers.returns.empirical import EmpiricalReturns
 from cache_tiers.types import SessionKey
 from load.environment import describe
-from load.report import table, verdict, write_json
+from load.report import table, verdicts, write_json
 from load.server import REPOSITORY
 from load.simulate import EngineModel, Hardware, SimulationConfig, simulate
 from load.simulate.generated import CODING, CUSTOMER_SERVICE, SHAPE, Gaps, lines, session_lines
@@ -213,8 +213,7 @@ def main() -> None:
     runs.sort(key=lambda each: (each.seed, each.policy))
     print(draw(runs))
     goals = judge(runs)
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
+    print(verdicts(goals))
     write_json(
         options.out,
         {

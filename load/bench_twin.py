@@ -20,9 +20,10 @@ from cache_tiers.eviction.by_importance import ByImportance
 from cache_tiers.importance import Importance
 from cache_tiers.prefetch.planner import DeadlinePlanner
 from cache_tiers.returns.empirical import EmpiricalReturns
+from cache_tiers.ssd.config import READ_THREADS
 from load.calibration import TAIL, Timed, engine_model, measure, measure_lead, rates, rests
 from load.environment import describe
-from load.report import ms, percentile, table, verdict, write_json
+from load.report import ms, percentile, table, verdicts, write_json
 from load.side_by_side import Tiers, opened, parser, scale_of
 from load.simulate import (
     EngineModel,
@@ -49,8 +50,8 @@ ROUNDS: Final = 6
 """Of calibration."""
 STINT_S: Final = 200.0
 """A round. In fewer turns server and twin differ by more, by chance."""
-PARALLEL_CHUNKS: Final = 32
-"""That the server reads at the same time: eight threads, four each."""
+PARALLEL_CHUNKS: Final = 4 * READ_THREADS
+"""That the server reads at the same time: each thread four."""
 
 
 class Place(StrEnum):
@@ -210,8 +211,7 @@ def main() -> None:
         f"median time to first token: server {ms(ttft_s)} ms, "
         f"twin {ms(outcome.steady.ttft_s[0])} ms ({differences['ttft_p50']:+.1%})"
     )
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
+    print(verdicts(goals))
     write_json(
         options.out,
         {

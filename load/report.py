@@ -119,6 +119,11 @@ def verdict(met: bool | None) -> str:
     return "not measured" if met is None else "met" if met else "missed"
 
 
+def verdicts(goals: Mapping[str, bool | None]) -> str:
+    """A line for each wanted figure."""
+    return "\n".join(f"{goal}: {verdict(met)}" for goal, met in goals.items())
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Make the file and its folder; an older file is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,7 @@ def _environment() -> dict[str, str]:
 
 def free_port() -> int:
     """A port of loopback that nobody listens on now, and that nobody is given who asks for any."""
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    for port in random.Random().sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

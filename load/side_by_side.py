@@ -18,7 +18,7 @@ from load.client import Client
 from load.environment import describe
 from load.paced import MEAN_TOOL_S, Pace, PacedAgent
 from load.prepared import SSD, prepare
-from load.report import percentile, times, verdict, write_json
+from load.report import percentile, times, verdicts, write_json
 from load.server import REPOSITORY, Server, Sizes, running, valet
 from load.stints import Stint, compare, draw, live_bytes, short, summarize
 from load.team import Team, Turned
@@ -187,8 +187,7 @@ def run_comparison(
     ratios = compare(by_server[over], by_server[under])
     goals = wanted(ratios)
     print(f"\n{draw(summaries)}\n\n{over} ÷ {under}: {_in_words(ratios)}")
-    for goal, met in goals.items():
-        print(f"{goal}: {verdict(met)}")
+    print(verdicts(goals))
     write_json(
         options.out,
         {

@@ -283,8 +283,7 @@ class Choice:
     def _reads_ahead(self) -> int:
         """Chunks that loads may have under way from SSD: as many as come within half of a read's
         deadline, so that a slow disk is late for none."""
-        chunk_s = self._costs.tiers[Tier.SSD].chunk_s
-        return max(1, int(READ_DEADLINE_S / 2 / max(chunk_s, 1e-6)))
+        return self._come_within(READ_DEADLINE_S / 2)
 
     def _together(self) -> int:
         """Chunks that the disk brings at a time: a transfer for each of the store's threads, and
@@ -293,8 +292,11 @@ class Choice:
         return min(READ_THREADS * min(self._chunks_per_read(), merged), self._reads_ahead())
 
     def _chunks_per_read(self) -> int:
-        chunk_s = self._costs.tiers[Tier.SSD].chunk_s
-        return min(CHUNKS_PER_READ, max(1, int(_READ_S / max(chunk_s, 1e-6))))
+        return min(CHUNKS_PER_READ, self._come_within(_READ_S))
+
+    def _come_within(self, seconds: float) -> int:
+        """Chunks that SSD gives in that time, at least one."""
+        return max(1, int(seconds / max(self._costs.tiers[Tier.SSD].chunk_s, 1e-6)))
 
     def _try(self, keys: Sequence[ChunkKey], now: float) -> None:
         """Read some that are on SSD, so that its rate is known."""

@@ -5,18 +5,14 @@ from typing import Any
 import pytest
 from app_harness import Run, sse
 
-from app import lease_claim
-
 WORDS = " ".join(f"word{n}" for n in range(21))
 
 
 @pytest.mark.parametrize(("ttl", "field"), [("5m", "5m"), ("1h", "1h"), (None, "5m")])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_what_is_written_under_a_lease_is_told(
-    run: Run, monkeypatch: pytest.MonkeyPatch, streamed: bool, ttl: str | None, field: str
+    run: Run, streamed: bool, ttl: str | None, field: str
 ) -> None:
-    # A loaded machine is no reason not to know.
-    monkeypatch.setattr(lease_claim, "WAIT_S", 10)
     control = {"type": "ephemeral"} | ({"ttl": ttl} if ttl else {})
     said = {"messages": [{"role": "user", "content": WORDS}], "cache_control": control}
     body: dict[str, Any] = {"model": "fake", "max_tokens": 2, "stream": streamed}

@@ -15,6 +15,7 @@ from load.report import (
     spread_ms,
     table,
     times,
+    verdicts,
     write_json,
 )
 
@@ -99,6 +100,12 @@ def test_figures() -> None:
     assert times(None) == "–"
     assert spread_ms(Spread(2, 0.002, 0.001, 0.003)) == "2.0 (1.0–3.0)"
     assert spread_ms(None) == "–"
+
+
+def test_a_line_for_each_goal() -> None:
+    goals = {"fast": True, "small": False, "quiet": None}
+    assert verdicts(goals) == "fast: met\nsmall: missed\nquiet: not measured"
+    assert verdicts({}) == ""
 
 
 def test_json_is_written_whole_and_replaced(tmp_path: Path) -> None:
